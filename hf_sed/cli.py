@@ -1,0 +1,223 @@
+"""`hf-sed`: compose scenes, train, compare presets, evaluate, detect, push, demo."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status. User errors are one line on stderr, not a traceback."""
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    try:
+        return options.run(options) or 0
+    except KeyboardInterrupt:
+        print(f"\nhf-sed {options.command}: interrupted.{_resume_hint(options)}", file=sys.stderr)
+        return 130
+    except (ValueError, FileNotFoundError, FileExistsError, ImportError) as error:
+        print(f"hf-sed {options.command}: {error}", file=sys.stderr)
+        return 2
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="hf-sed", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    compose = commands.add_parser("compose", help="compose scenes with exact labels from isolated recordings")
+    compose.add_argument("recordings", help="folder with recordings.tsv or one folder a class; 'bank' for the embedded synthesised sounds")
+    compose.add_argument("output", help="folder for the scenes (datasets.load_from_disk reads it)")
+    for split, default in (("strong", 100), ("weak", 200), ("unlabelled", 1000), ("validation", 200)):
+        compose.add_argument(f"--{split}", type=int, default=default, metavar="N", help=f"number of {split} scenes (default {default})")
+    compose.add_argument("--labelled-sources", type=int, metavar="N", help="train sources a class for the labelled scenes (default: half)")
+    compose.add_argument("--labels", nargs="+", metavar="CLASS", help="use these classes only")
+    compose.add_argument("--seed", type=int, default=0)
+    compose.add_argument("--num-proc", type=int, default=None, metavar="N", help="processes; does not change the result")
+    compose.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="soundscape settings, e.g. duration=5 events=[1,3]")
+    compose.set_defaults(run=_compose)
+
+    for name, run, text in (
+        ("train", _train, "train what a recipe says"),
+        ("compare", _compare, "train a recipe's last stage once for each preset and seed"),
+    ):
+        train = commands.add_parser(name, help=text)
+        train.add_argument("recipe", help="YAML file, see recipes/")
+        train.add_argument("--resume", action="store_true", help="go on from the last complete checkpoint of an unfinished run")
+        train.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="replace training arguments in all stages")
+        train.add_argument("--num-proc", type=int, default=None, metavar="N", help="processes that compose scenes")
+        train.set_defaults(run=run)
+
+    evaluate = commands.add_parser("evaluate", help="score a detector on annotated clips")
+    evaluate.add_argument("model", help="folder or hub id of a detector")
+    evaluate.add_argument("data", help="folder of composed scenes, or of audio (then give --annotations)")
+    evaluate.add_argument("--annotations", help="strong TSV of the audio folder")
+    evaluate.add_argument("--split", default="validation", help="split of the scenes (default validation)")
+    evaluate.add_argument("--output", help="also write the scores as JSON")
+    evaluate.set_defaults(run=_evaluate)
+
+    detect = commands.add_parser("detect", help="print the events of recordings")
+    detect.add_argument("files", nargs="+", metavar="FILE", help="audio files or folders of them")
+    detect.add_argument("--model", required=True, help="folder or hub id of a detector")
+    detect.add_argument("--threshold", type=float, help="replaces the saved thresholds")
+    detect.add_argument("--output", help="also write the events as a TSV")
+    detect.set_defaults(run=_detect)
+
+    push = commands.add_parser("push", help="push a saved detector to the Hub")
+    push.add_argument("folder")
+    push.add_argument("repo_id", help="user/name")
+    push.add_argument("--private", action="store_true")
+    push.set_defaults(run=_push)
+
+    demo = commands.add_parser("demo", help="open the web demo on a detector")
+    demo.add_argument("model", help="folder or hub id of a detector")
+    demo.add_argument("--port", type=int, default=None)
+    demo.set_defaults(run=_demo)
+    return parser
+
+
+def _settings(pairs: Sequence[str]) -> dict:
+    """NAME=VALUE pairs; values are read as YAML."""
+    import yaml
+
+    out = {}
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        if not separator:
+            raise ValueError(f"--set {pair}: expected NAME=VALUE.")
+        out[name] = yaml.safe_load(value)
+    return out
+
+
+def _compose(options) -> None:
+    from dataclasses import fields
+
+    from .data.soundscapes import SoundscapeSettings, compose_to_disk, settings_from
+    from .training.recipe import check_keys
+
+    values = _settings(options.set)
+    check_keys(values, [f.name for f in fields(SoundscapeSettings)], "--set")
+    scenes = compose_to_disk(
+        options.output,
+        None if options.recordings == "bank" else options.recordings,
+        {name: getattr(options, name) for name in ("strong", "weak", "unlabelled", "validation")},
+        settings_from(values),
+        options.seed,
+        options.labelled_sources,
+        options.labels,
+        options.num_proc,
+    )
+    print(f"{options.output}: " + ", ".join(f"{len(d)} {name}" for name, d in scenes.items()))
+
+
+def _recipe(options):
+    from dataclasses import fields
+
+    from .training.arguments import SedTrainingArguments
+    from .training.recipe import check_keys, load_recipe
+
+    overrides = _settings(options.set)
+    check_keys(overrides, [f.name for f in fields(SedTrainingArguments) if f.init], "--set")
+    return load_recipe(options.recipe), overrides
+
+
+def _train(options) -> None:
+    from .training.recipe import run_recipe
+
+    recipe, overrides = _recipe(options)
+    for record in run_recipe(recipe, options.resume, options.num_proc, **overrides):
+        scores = ", ".join(f"{k} {record['metrics'][k]:.3f}" for k in ("psds1", "psds2", "intersection_f1") if k in record["metrics"])
+        print(f"{record['stage']}: {record['model']}: {scores or 'not evaluated'}")
+
+
+def _compare(options) -> None:
+    from .training.compare import format_table, run_comparison
+
+    recipe, overrides = _recipe(options)
+    result = run_comparison(recipe, options.resume, options.num_proc, **overrides)
+    print(format_table(result["rows"]))
+    print(f"written to {recipe.run_dir / 'results.json'}")
+
+
+def _evaluate(options) -> None:
+    from .inference.evaluation import evaluate_detector
+    from .inference.pipeline import pipeline
+
+    if options.annotations:
+        from .data.folder import load_annotated_folder
+
+        dataset = load_annotated_folder(options.data, options.annotations)
+    else:
+        from datasets import load_from_disk
+
+        if not Path(options.data).is_dir():
+            raise FileNotFoundError(f"{options.data}: no such folder of scenes.")
+        if not (Path(options.data) / "dataset_dict.json").is_file():
+            raise ValueError(f"{options.data}: holds no composed scenes; for a folder of audio give --annotations.")
+        splits = load_from_disk(options.data)
+        if options.split not in splits:
+            raise ValueError(f"{options.data}: no split {options.split!r}; it has {', '.join(splits)}.")
+        dataset = splits[options.split]
+    scores = evaluate_detector(pipeline("sound-event-detection", model=options.model), dataset)
+    print(f"{'class':<28}{'events':>7}{'PSDS1':>8}{'PSDS2':>8}{'int. F1':>9}")
+    total = sum(row["events"] for row in scores["per_class"].values())
+    for label, row in {"all": {**scores, "events": total}, **scores["per_class"]}.items():
+        print(f"{label:<28}{row['events']:>7}{row['psds1']:>8.3f}{row['psds2']:>8.3f}{row['intersection_f1']:>9.3f}")
+    if options.output:
+        Path(options.output).write_text(json.dumps(scores, indent=1) + "\n")
+
+
+def _detect(options) -> int:
+    from .audio import AudioError
+    from .data.soundscapes import AUDIO_SUFFIXES
+    from .events import write_annotations
+    from .inference.pipeline import pipeline
+
+    files = []
+    for name in map(Path, options.files):
+        found = sorted(p for p in name.iterdir() if p.suffix.lower() in AUDIO_SUFFIXES) if name.is_dir() else [name]
+        if not found:
+            raise FileNotFoundError(f"{name}: holds no audio file.")
+        files += found
+    detector = pipeline("sound-event-detection", model=options.model)
+    width = max(len(str(f)) for f in files)
+    print(f"{'file':<{width}}  {'event':<28}{'onset':>9}{'offset':>9}{'score':>7}")
+    events, failed = {}, 0
+    for file in files:
+        try:
+            events[str(file)] = detector(str(file), thresholds=options.threshold)
+        except (AudioError, FileNotFoundError) as error:  # the other files are still worth having
+            print(f"hf-sed detect: {error}", file=sys.stderr)
+            failed += 1
+            continue
+        for e in events[str(file)]:
+            print(f"{str(file):<{width}}  {e['label']:<28}{e['onset']:>9.2f}{e['offset']:>9.2f}{e['score']:>7.2f}")
+        if not events[str(file)]:
+            print(f"{str(file):<{width}}  (no event)")
+    if options.output:
+        write_annotations(options.output, events)
+    return 1 if failed else 0
+
+
+def _push(options) -> None:
+    from .sharing.hub import upload_model_folder
+
+    print(upload_model_folder(options.folder, options.repo_id, private=options.private))
+
+
+def _demo(options) -> None:
+    from .sharing.space import build_demo
+
+    build_demo(options.model).launch(ssr_mode=False, server_port=options.port)
+
+
+def _resume_hint(options) -> str:
+    if options.command not in ("train", "compare"):
+        return ""
+    return f" What the last checkpoint holds is safe; go on with: hf-sed {options.command} {options.recipe} --resume"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

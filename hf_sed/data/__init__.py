@@ -1,0 +1,1 @@
+"""Clips: one schema, the composer of scenes, the loaders, and the batches that training sees."""

@@ -1,0 +1,36 @@
+"""Scores of sound event detectors. numpy is the truth; `load` wraps it as an `evaluate.Metric`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .detection import DetectionMetrics, detection_scores
+from .events import FScore, intersection_f1
+from .psds import PSDS1, PSDS2, PsdsResult, PsdsSettings, psds
+
+__all__ = [
+    "PSDS1",
+    "PSDS2",
+    "DetectionMetrics",
+    "FScore",
+    "PsdsResult",
+    "PsdsSettings",
+    "detection_scores",
+    "intersection_f1",
+    "load",
+    "psds",
+]
+
+
+def load(name: str, labels: Sequence[str], frame_hop: float, **kwargs):
+    """The `evaluate.Metric` ``name``, "psds" or "intersection_f1", for the given classes and frame hop (seconds).
+
+    Imports `evaluate` when it is called; works offline. Raises ImportError without it, ValueError for another name.
+    """
+    try:
+        from .evaluate_metrics import METRICS
+    except ImportError as error:
+        raise ImportError("hf_sed.metrics.load needs evaluate: pip install 'hf_sed[evaluate]'.") from error
+    if name not in METRICS:
+        raise ValueError(f"metric {name!r}; expected one of {', '.join(METRICS)}.")
+    return METRICS[name](labels=labels, frame_hop=frame_hop, **kwargs)

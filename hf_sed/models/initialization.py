@@ -1,0 +1,31 @@
+"""Weight initialisation as torch does it, in the form that transformers needs.
+
+transformers builds models on the meta device and calls `_init_weights` for whatever a checkpoint does not hold. Its own
+default draws small normal weights for linear and convolutional layers and forgets `nn.GRU`, which then holds garbage;
+the functions of `transformers.initialization` respect what was loaded.
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch import nn
+from transformers import initialization as init
+
+from .front_ends import MelFrontEnd, analysis_window, mel_filters
+
+
+def init_like_torch(module: nn.Module) -> None:
+    """Initialise a linear, convolutional, recurrent or front-end module with torch's default distributions."""
+    if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
+        init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+        if module.bias is not None:
+            bound = 1 / math.sqrt(module.weight[0].numel())
+            init.uniform_(module.bias, -bound, bound)
+    elif isinstance(module, nn.GRU):
+        bound = 1 / math.sqrt(module.hidden_size)
+        for parameter in module.parameters():
+            init.uniform_(parameter, -bound, bound)
+    elif isinstance(module, MelFrontEnd):
+        init.copy_(module.window, analysis_window(module.settings))
+        init.copy_(module.mel_filters, mel_filters(module.settings))

@@ -1,0 +1,91 @@
+"""Configuration of the sound event detector around any encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+
+from ..auto import SedPreTrainedConfig
+
+
+class SedConfig(SedPreTrainedConfig):
+    """A detector: front end and encoder (`backbone_config`), sequence model, frame-level heads, and what decoding needs.
+
+    The defaults are the CRNN of ATST-SED (`CRNN_e2e.py:16-52`): a two-layer BiGRU of 128 units a direction, dropout
+    0.5, attention pooling. Class names are ``id2label``/``label2id`` as everywhere in transformers; `labels=[…]` sets
+    both.
+
+    Args:
+        backbone_config: config (or dict with `model_type`) of the encoder; default `CrnnConfig()`.
+        sequence_model: "gru" (bidirectional) or "none".
+        sequence_hidden_size: units a direction.
+        dropout: before the heads.
+        pooling: "attention" (softmax over the classes weighs the frames) or "mean".
+        clip_length: seconds of a training clip; longer recordings are detected in windows of this length.
+        thresholds: score above which a frame is active, one number or one a class.
+        median_filter: length in seconds of the median filter on the frame scores, one number or one a class; 0 is none.
+    """
+
+    model_type = "hf-sed"
+    sub_configs = {"backbone_config": AutoConfig}
+
+    backbone_config: dict | PreTrainedConfig | None = None
+    sequence_model: str = "gru"
+    sequence_hidden_size: int = 128
+    sequence_layers: int = 2
+    sequence_dropout: float | int = 0.0
+    dropout: float | int = 0.5
+    pooling: str = "attention"
+    clip_length: float | int = 10.0
+    thresholds: float | list[float] = 0.5
+    median_filter: float | list[float] = 0.448
+
+    def __post_init__(self, labels: Sequence[str] | None = None, **kwargs):
+        if self.backbone_config is None:
+            self.backbone_config = {"model_type": "hf-sed-crnn"}
+        if isinstance(self.backbone_config, dict):
+            values = dict(self.backbone_config)
+            model_type = values.pop("model_type", None)
+            if model_type not in CONFIG_MAPPING:
+                raise ValueError(f"backbone_config: model_type {model_type!r} is not one that transformers or hf_sed knows.")
+            self.backbone_config = CONFIG_MAPPING[model_type](**values)
+        if not hasattr(self.backbone_config, "front_end"):
+            raise ValueError(f"backbone_config: {type(self.backbone_config).__name__} names no front end; hf_sed's encoders do.")
+        if labels is not None:
+            if isinstance(labels, str) or len(set(labels)) != len(labels) or not labels:
+                raise ValueError(f"labels {labels!r}: expected a list of distinct class names.")
+            kwargs["id2label"] = dict(enumerate(labels))
+            kwargs["label2id"] = {label: i for i, label in enumerate(labels)}
+        for name, allowed in {"sequence_model": ("gru", "none"), "pooling": ("attention", "mean")}.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} {getattr(self, name)!r}; expected one of {', '.join(allowed)}.")
+        super().__post_init__(**kwargs)
+        for name in ("thresholds", "median_filter"):
+            value = getattr(self, name)
+            if isinstance(value, list) and len(value) != self.num_labels:
+                raise ValueError(f"{name} has {len(value)} values for {self.num_labels} classes.")
+
+    @property
+    def labels(self) -> list[str]:
+        """Class names in the order of the model's outputs."""
+        return [self.id2label[i] for i in range(self.num_labels)]
+
+    @property
+    def sampling_rate(self) -> int:
+        """Hz of the waveforms that the model takes."""
+        return self.backbone_config.front_end["sampling_rate"]
+
+    @property
+    def frame_hop(self) -> float:
+        """Seconds between output frames."""
+        return self.backbone_config.frame_hop
+
+    def num_frames(self, num_samples):
+        """Output frames of a clip of ``num_samples`` samples; works on ints and integer tensors."""
+        return self.backbone_config.num_frames(num_samples)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the frame embeddings that the heads read."""
+        return 2 * self.sequence_hidden_size if self.sequence_model == "gru" else self.backbone_config.hidden_size

@@ -1,0 +1,259 @@
+"""Student, teacher and the losses of a step in one module, so that one forward pass is one training step.
+
+The teacher is an exponential moving average of the student's *trainable* parameters; what is frozen is shared. It runs
+the student's own modules on those tensors (`torch.func.functional_call`), which is the same code for a fully trained
+detector, a partly frozen one and a LoRA adapter. BatchNorm: the teacher keeps running statistics of its own where it
+takes forward passes in training, and the student's where it takes none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+from transformers.utils import ModelOutput
+
+from ..models.sed.loss_sed import strong_bce, weak_bce
+from ..models.sed.modeling_sed import SedForAudioFrameClassification, SedOutput
+from .losses import consistency_loss, contrastive_loss, embedding_spread
+from .method import MethodSettings
+from .mixup import MixPlan, draw_plan, unmixed_plan
+
+_SEPARATOR = "/"  # buffer names must not hold a dot
+
+
+@dataclass
+class StepOutput(ModelOutput):
+    """``loss``, and in ``terms`` each of its parts and the monitors, detached, unweighted."""
+
+    loss: torch.FloatTensor | None = None
+    terms: dict[str, torch.Tensor] | None = None
+
+
+class ProjectionHead(nn.Sequential):
+    """Linear - BatchNorm - ReLU - Linear without biases and last BatchNorm (audiossl `byol.py`), on (B, T, D)."""
+
+    def __init__(self, in_size: int, hidden_size: int, out_size: int):
+        super().__init__(
+            nn.Linear(in_size, hidden_size, bias=False), nn.BatchNorm1d(hidden_size), nn.ReLU(), nn.Linear(hidden_size, out_size, bias=False)
+        )
+
+    def forward(self, x: torch.Tensor, frame_mask: torch.Tensor | None = None) -> torch.Tensor:
+        if frame_mask is None:
+            return super().forward(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        projected = super().forward(x[frame_mask])
+        return projected.new_zeros(*x.shape[:2], projected.shape[-1]).index_put((frame_mask,), projected)
+
+
+class AveragedCopy(nn.Module):
+    """Moving averages of a module's trainable parameters and copies of its BatchNorm statistics."""
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.parameter_names = [n for n, p in module.named_parameters() if p.requires_grad]
+        self.statistic_names = [
+            f"{name}.{key}".lstrip(".")
+            for name, child in module.named_modules()
+            if isinstance(child, _BatchNorm)
+            for key, _ in child.named_buffers(recurse=False)
+        ]
+        self.copy_from(module)
+
+    def copy_from(self, module: nn.Module) -> None:
+        """Start (again) at the module's present tensors."""
+        live = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        for name in (*self.parameter_names, *self.statistic_names):
+            self.register_buffer(name.replace(".", _SEPARATOR), live[name].detach().clone())
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Averages and statistics under the module's own names, as `functional_call` takes them."""
+        return {name.replace(_SEPARATOR, "."): value for name, value in self.named_buffers()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, decay: float) -> None:
+        """θ_T ← m θ_T + (1 - m) θ_S."""
+        averages, live = self.tensors(), dict(module.named_parameters())
+        get_ema_multi_avg_fn(decay)([averages[n] for n in self.parameter_names], [live[n].detach() for n in self.parameter_names], None)
+
+    @torch.no_grad()
+    def copy_statistics(self, module: nn.Module) -> None:
+        """Take over the module's BatchNorm statistics."""
+        own, live = self.tensors(), dict(module.named_buffers())
+        for name in self.statistic_names:
+            own[name].copy_(live[name])
+
+    @contextmanager
+    def swapped_into(self, module: nn.Module) -> Iterator[None]:
+        """Within the context the module's tensors are the averages. Not for training."""
+        live = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        pairs = [(live[name], value) for name, value in self.tensors().items()]
+
+        def swap() -> None:
+            for a, b in pairs:
+                a.data, b.data = b.data, a.data
+
+        swap()
+        try:
+            yield
+        finally:
+            swap()
+
+
+class StudentTeacher(nn.Module):
+    """The trainable module of [`SedTrainer`]. The detector inside is `student`; the rest exists in training only."""
+
+    def __init__(self, student: nn.Module, settings: MethodSettings):
+        super().__init__()
+        self.settings = settings
+        self.student = student
+        self.projector = self.predictor = self.projector_teacher = None
+        if settings.contrastive_weight > 0:
+            config = self.detector.config
+            size = config.hidden_size if settings.contrastive_layer == "sequence" else config.backbone_config.hidden_size
+            hidden = settings.projector_hidden_size or min(2 * size, 4096)
+            out = settings.projector_size or min(size, 256)
+            self.projector = ProjectionHead(size, hidden, out)
+            self.predictor = ProjectionHead(out, hidden, out)
+            self.projector_teacher = AveragedCopy(self.projector)
+        self.teacher = AveragedCopy(student)
+
+    @property
+    def detector(self) -> SedForAudioFrameClassification:
+        """The plain detector, also where `student` is a PEFT model around it."""
+        return self.student.get_base_model() if hasattr(self.student, "get_base_model") else self.student
+
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        strong_targets: torch.Tensor,
+        weak_targets: torch.Tensor,
+        strong_mask: torch.Tensor,
+        weak_mask: torch.Tensor,
+        groups: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        ramp: float = 1.0,
+        plan: MixPlan | None = None,
+    ) -> StepOutput:
+        """Losses of a batch.
+
+        Args:
+            input_values (B, samples), attention_mask (B, samples): clean waveforms.
+            strong_targets (B, T, C), strong_mask (B,): events, and which clips have them.
+            weak_targets (B, C), weak_mask (B,): tags, and which clips train the clip-level output.
+            groups (B,): clips of the same number are mixed with one another.
+            ramp: factor of the semi-supervised weights.
+            plan: how to mix; drawn where it is None.
+        """
+        s = self.settings
+        plan = (draw_plan(groups, s) if plan is None else plan).to(input_values.device)
+        spectral_model = self.detector.model
+        clean, clean_mask = spectral_model.spectrogram(input_values, attention_mask)
+        if not plan.mixed:
+            mixed, mixed_mask = clean, clean_mask
+        elif s.mixup_domain == "spectrogram":
+            mixed, mixed_mask = plan.mix(clean), plan.mask(clean_mask)
+        else:
+            samples_mask = None if clean_mask is None else plan.mask(attention_mask.bool()).long()
+            mixed, mixed_mask = spectral_model.spectrogram(plan.mix(input_values), samples_mask)
+
+        student = self._student_forward(mixed, mixed_mask)
+        target_of = plan.target if s.mixup_labels == "soft" else plan.union
+        terms = {
+            "strong": strong_bce(student.logits, target_of(strong_targets), strong_mask, student.frame_mask),
+            "weak": weak_bce(student.clip_probabilities, target_of(weak_targets), weak_mask),
+        }
+        loss = terms["strong"] + s.weak_loss_weight * terms["weak"]
+        if s.uses_teacher:
+            teacher = self._teacher_forward(*((mixed, mixed_mask) if s.teacher_sees_mixed else (clean, clean_mask)))
+            target_plan = unmixed_plan(len(groups)).to(input_values.device) if s.teacher_sees_mixed else plan
+            if s.consistency_weight > 0:
+                terms["consistency"] = self._consistency(student, teacher, target_plan)
+                loss = loss + s.consistency_weight * ramp * terms["consistency"]
+            if s.contrastive_weight > 0:
+                terms["contrastive"], terms["embedding_spread"] = self._contrastive(student, teacher, target_plan)
+                loss = loss + s.contrastive_weight * ramp * terms["contrastive"]
+        terms["mixed"] = (plan.weight < 1).float().mean()
+        terms["composed"] = (plan.effective < 1).float().mean()
+        terms["lambda"] = plan.weight.mean()
+        return StepOutput(loss, {name: value.detach() for name, value in terms.items()})
+
+    def _student_forward(self, spectrogram: torch.Tensor, mask: torch.Tensor | None) -> SedOutput:
+        hidden = self.settings.contrastive_weight > 0 and self.settings.contrastive_layer == "backbone"
+        return self.student(spectrogram=spectrogram, spectrogram_mask=mask, output_hidden_states=hidden)
+
+    @torch.no_grad()
+    def _teacher_forward(self, spectrogram: torch.Tensor, mask: torch.Tensor | None) -> SedOutput:
+        inputs = {"spectrogram": spectrogram, "spectrogram_mask": mask, "output_hidden_states": True}
+        with self._dropout_off(not self.settings.teacher_dropout):
+            return functional_call(self.student, self.teacher.tensors(), (), inputs)
+
+    @contextmanager
+    def _dropout_off(self, off: bool) -> Iterator[None]:
+        modules = [m for m in self.student.modules() if off and m.training and isinstance(m, nn.Dropout | nn.RNNBase)]
+        for module in modules:
+            module.training = False
+        try:
+            yield
+        finally:
+            for module in modules:
+                module.training = True
+
+    def _consistency(self, student: SedOutput, teacher: SedOutput, plan: MixPlan) -> torch.Tensor:
+        strong = teacher.logits.float().sigmoid()
+        if teacher.frame_mask is not None:
+            strong = strong * teacher.frame_mask[..., None]  # beyond its end a clip is silent
+        return consistency_loss(
+            student.logits.float().sigmoid(),
+            student.clip_probabilities,
+            plan.target(strong),
+            plan.target(teacher.clip_probabilities),
+            student.frame_mask,
+            self.settings.consistency_weak_factor,
+        )
+
+    def _contrastive(self, student: SedOutput, teacher: SedOutput, plan: MixPlan) -> tuple[torch.Tensor, torch.Tensor]:
+        predicted = self.predictor(self.projector(self._embeddings(student), student.frame_mask), student.frame_mask)
+        with torch.no_grad():
+            arguments = (self._embeddings(teacher), teacher.frame_mask)
+            target = functional_call(self.projector, self.projector_teacher.tensors(), arguments)
+            spread = embedding_spread(target, teacher.frame_mask)
+        return contrastive_loss(predicted, target, plan, teacher.frame_mask), spread
+
+    def _embeddings(self, output: SedOutput) -> torch.Tensor:
+        return output.embeddings if self.settings.contrastive_layer == "sequence" else output.hidden_states[0]
+
+    @torch.no_grad()
+    def update_teacher(self, decay: float) -> None:
+        """The moving average after an optimiser step."""
+        self.teacher.update(self.student, decay)
+        if not self.settings.uses_teacher:
+            self.teacher.copy_statistics(self.student)
+        if self.projector is not None:
+            self.projector_teacher.update(self.projector, decay)
+
+    @torch.no_grad()
+    def predict(self, network: str, **inputs) -> SedOutput:
+        """Output of the "student" or the "teacher" for waveforms, in evaluation mode."""
+        if network == "student":
+            return self.student(**inputs)
+        return functional_call(self.student, self.teacher.tensors(), (), inputs)
+
+    @contextmanager
+    def as_network(self, network: str) -> Iterator[nn.Module]:
+        """The detector with the tensors of the "student" or the "teacher", to be saved or exported."""
+        if network == "student":
+            yield self.student
+        else:
+            with self.teacher.swapped_into(self.student):
+                yield self.student
+
+    def save_pretrained(self, save_directory, **kwargs) -> None:
+        """Save the network that `evaluate_with` names as a plain detector."""
+        with self.as_network(self.settings.evaluate_with) as detector:
+            detector.save_pretrained(save_directory, **kwargs)
