@@ -1,0 +1,71 @@
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForAudioFrameClassification
+
+import hf_sed
+from tests.training.test_trainer import arguments, assert_same, state
+
+
+@pytest.fixture
+def base(saved_detector):
+    return AutoModelForAudioFrameClassification.from_pretrained(saved_detector)
+
+
+def logits(model, x):
+    with torch.no_grad():
+        return model.eval()(x).logits
+
+
+def test_an_adapter_trains_saves_and_loads_back_by_the_auto_class(base, scenes, train_sources, tmp_path):
+    adapted = hf_sed.add_lora(base, r=4)
+    trainer = hf_sed.SedTrainer(adapted, arguments(tmp_path / "run", learning_rate=0.01, ema_decay=0.5), train_sources, scenes["validation"])
+    frozen = {n: p.clone() for n, p in adapted.named_parameters() if not p.requires_grad}
+    assert any("lora_A" in n for n in trainer.learner.teacher.tensors())
+    assert not any("base_layer" in n for n in trainer.learner.teacher.parameter_names)
+    trainer.train()
+    assert all(torch.equal(p, frozen[n]) for n, p in adapted.named_parameters() if n in frozen)
+    trainer.save_model()
+    x = 0.1 * torch.randn(2, 16000, generator=torch.Generator().manual_seed(0))
+    trainer.learner.eval()
+    with torch.no_grad():
+        expected = trainer.learner.predict("teacher", input_values=x).logits
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    loaded = AutoModelForAudioFrameClassification.from_pretrained(tmp_path / "run")
+    assert torch.allclose(logits(loaded, x), expected, atol=1e-6)
+    assert (expected - logits(AutoModelForAudioFrameClassification.from_pretrained(base.config._name_or_path), x)).abs().max() > 1e-3
+
+
+def test_merging_equals_the_adapter(base, tmp_path):
+    adapted = hf_sed.add_lora(base, r=4, init_lora_weights=False)
+    x = 0.1 * torch.randn(2, 16000)
+    expected = logits(adapted, x)
+    merged = adapted.merge_and_unload()
+    assert torch.allclose(logits(merged, x), expected, atol=1e-5)
+    merged.save_pretrained(tmp_path / "merged")
+    assert torch.allclose(logits(AutoModelForAudioFrameClassification.from_pretrained(tmp_path / "merged"), x), expected, atol=1e-5)
+
+
+def test_an_adapter_run_resumes_exactly(saved_detector, train_sources, tmp_path):
+    states = []
+    for name, stops in (("whole", [6]), ("parts", [3, 6])):
+        for stop in stops:
+            torch.manual_seed(0)
+            model = hf_sed.add_lora(AutoModelForAudioFrameClassification.from_pretrained(saved_detector), r=4)
+            trainer = hf_sed.SedTrainer(model, arguments(tmp_path / name, max_steps=stop), train_sources)
+            trainer.train(resume_from_checkpoint=len(stops) > 1 and stop == 6)
+        states.append(state(trainer))
+    assert_same(*states)
+
+
+def test_heads_and_batch_norm_are_saved_with_the_adapter(base, tmp_path):
+    hf_sed.add_lora(base, r=2).save_pretrained(tmp_path)
+    assert set(json.loads((tmp_path / "adapter_config.json").read_text())["modules_to_save"]) == {
+        "sequence_model", "strong_head", "attention_head", "batch_norm",
+    }  # fmt: skip
+
+
+def test_a_model_without_a_place_is_explained(detector):
+    with pytest.raises(ValueError, match="save the detector"):
+        hf_sed.add_lora(detector)
