@@ -23,7 +23,14 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "audio": ["AudioError", "load_audio"],
-    "events": ["AnnotationError", "Event", "events_to_targets", "read_annotations", "scores_to_events", "write_annotations"],
+    "events": [
+        "AnnotationError",
+        "Event",
+        "events_to_targets",
+        "read_annotations",
+        "scores_to_events",
+        "write_annotations",
+    ],
     "data.desed": ["load_desed"],
     "data.folder": ["load_annotated_folder"],
     "data.soundscapes": ["SoundscapeSettings", "compose", "compose_to_disk"],

@@ -27,7 +27,7 @@ def optional_import(name: str) -> Any | None:
     """The module ``name``, or None where it is absent or broken."""
     try:
         return importlib.import_module(name)
-    except Exception:  # noqa: BLE001  a broken binary raises OSError or RuntimeError, not only ImportError
+    except Exception:
         return None
 
 
@@ -52,7 +52,9 @@ def load_audio(source: AudioSource, sampling_rate: int, name: str | None = None)
         elif source.get("path"):
             source = source["path"]
         else:
-            raise AudioError(f"audio dict with keys {sorted(source)}: expected array and sampling_rate, bytes, or path.")
+            raise AudioError(
+                f"audio dict with keys {sorted(source)}: expected array and sampling_rate, bytes, or path."
+            )
     if isinstance(source, np.ndarray):
         return _finish(source, sampling_rate, sampling_rate, name or "audio array")
     if isinstance(source, str | Path):
@@ -120,7 +122,7 @@ def _decode_torchcodec(raw: bytes) -> tuple[np.ndarray, int] | None:
         return None
     try:
         samples = decoders.AudioDecoder(raw).get_all_samples()
-    except Exception:  # noqa: BLE001  whatever it could not read is reported by the caller
+    except Exception:
         return None
     return samples.data.numpy().T, samples.sample_rate
 
@@ -131,7 +133,7 @@ def _decode_torchaudio(raw: bytes) -> tuple[np.ndarray, int] | None:
         return None
     try:
         samples, rate = torchaudio.load(io.BytesIO(raw))
-    except Exception:  # noqa: BLE001
+    except Exception:
         return None
     return samples.numpy().T, rate
 
@@ -146,7 +148,9 @@ def _finish(samples: np.ndarray, rate: int, wanted: int, name: str) -> np.ndarra
     if samples.ndim == 2:  # channels are the shorter side, whichever library laid it out
         samples = samples.mean(axis=int(np.argmin(samples.shape)))
     elif samples.ndim != 1:
-        raise AudioError(f"{name}: samples of shape {samples.shape}; expected (samples,) or two dimensions with channels.")
+        raise AudioError(
+            f"{name}: samples of shape {samples.shape}; expected (samples,) or two dimensions with channels."
+        )
     if not np.isfinite(samples).all():
         bad = int(np.flatnonzero(~np.isfinite(samples))[0])
         raise AudioError(f"{name}: sample {bad} ({bad / rate:.3f} s) is NaN or infinite; repair or remove the file.")

@@ -28,15 +28,29 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     compose = commands.add_parser("compose", help="compose scenes with exact labels from isolated recordings")
-    compose.add_argument("recordings", help="folder with recordings.tsv or one folder a class; 'bank' for the embedded synthesised sounds")
+    compose.add_argument(
+        "recordings",
+        help="folder with recordings.tsv or one folder a class; 'bank' for the embedded synthesised sounds",
+    )
     compose.add_argument("output", help="folder for the scenes (datasets.load_from_disk reads it)")
     for split, default in (("strong", 100), ("weak", 200), ("unlabelled", 1000), ("validation", 200)):
-        compose.add_argument(f"--{split}", type=int, default=default, metavar="N", help=f"number of {split} scenes (default {default})")
-    compose.add_argument("--labelled-sources", type=int, metavar="N", help="train sources a class for the labelled scenes (default: half)")
+        compose.add_argument(
+            f"--{split}", type=int, default=default, metavar="N", help=f"number of {split} scenes (default {default})"
+        )
+    compose.add_argument(
+        "--labelled-sources",
+        type=int,
+        metavar="N",
+        help="train sources a class for the labelled scenes (default: half)",
+    )
     compose.add_argument("--labels", nargs="+", metavar="CLASS", help="use these classes only")
     compose.add_argument("--seed", type=int, default=0)
-    compose.add_argument("--num-proc", type=int, default=None, metavar="N", help="processes; does not change the result")
-    compose.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="soundscape settings, e.g. duration=5 events=[1,3]")
+    compose.add_argument(
+        "--num-proc", type=int, default=None, metavar="N", help="processes; does not change the result"
+    )
+    compose.add_argument(
+        "--set", nargs="+", default=[], metavar="NAME=VALUE", help="soundscape settings, e.g. duration=5 events=[1,3]"
+    )
     compose.set_defaults(run=_compose)
 
     for name, run, text in (
@@ -45,8 +59,12 @@ def build_parser() -> argparse.ArgumentParser:
     ):
         train = commands.add_parser(name, help=text)
         train.add_argument("recipe", help="YAML file, see recipes/")
-        train.add_argument("--resume", action="store_true", help="go on from the last complete checkpoint of an unfinished run")
-        train.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="replace training arguments in all stages")
+        train.add_argument(
+            "--resume", action="store_true", help="go on from the last complete checkpoint of an unfinished run"
+        )
+        train.add_argument(
+            "--set", nargs="+", default=[], metavar="NAME=VALUE", help="replace training arguments in all stages"
+        )
         train.add_argument("--num-proc", type=int, default=None, metavar="N", help="processes that compose scenes")
         train.set_defaults(run=run)
 
@@ -128,7 +146,9 @@ def _train(options) -> None:
 
     recipe, overrides = _recipe(options)
     for record in run_recipe(recipe, options.resume, options.num_proc, **overrides):
-        scores = ", ".join(f"{k} {record['metrics'][k]:.3f}" for k in ("psds1", "psds2", "intersection_f1") if k in record["metrics"])
+        scores = ", ".join(
+            f"{k} {record['metrics'][k]:.3f}" for k in ("psds1", "psds2", "intersection_f1") if k in record["metrics"]
+        )
         print(f"{record['stage']}: {record['model']}: {scores or 'not evaluated'}")
 
 
@@ -193,9 +213,9 @@ def _detect(options) -> int:
             failed += 1
             continue
         for e in events[str(file)]:
-            print(f"{str(file):<{width}}  {e['label']:<28}{e['onset']:>9.2f}{e['offset']:>9.2f}{e['score']:>7.2f}")
+            print(f"{file!s:<{width}}  {e['label']:<28}{e['onset']:>9.2f}{e['offset']:>9.2f}{e['score']:>7.2f}")
         if not events[str(file)]:
-            print(f"{str(file):<{width}}  (no event)")
+            print(f"{file!s:<{width}}  (no event)")
     if options.output:
         write_annotations(options.output, events)
     return 1 if failed else 0

@@ -46,15 +46,27 @@ def as_event(event: Event | Mapping, where: str = "event") -> Event:
     """
     if not isinstance(event, Event):
         label = event.get("label", event.get("event_label"))
-        missing = [k for k, v in (("label", label), ("onset", event.get("onset")), ("offset", event.get("offset"))) if v is None]
+        missing = [
+            k
+            for k, v in (("label", label), ("onset", event.get("onset")), ("offset", event.get("offset")))
+            if v is None
+        ]
         if missing:
-            raise AnnotationError(f"{where}: no {', '.join(missing)}; an event needs label, onset and offset (seconds).")
+            raise AnnotationError(
+                f"{where}: no {', '.join(missing)}; an event needs label, onset and offset (seconds)."
+            )
         score = event.get("score")
-        event = Event(str(label), float(event["onset"]), float(event["offset"]), None if score is None else float(score))
+        event = Event(
+            str(label), float(event["onset"]), float(event["offset"]), None if score is None else float(score)
+        )
     if not (math.isfinite(event.onset) and math.isfinite(event.offset)):
-        raise AnnotationError(f"{where}: onset {event.onset} or offset {event.offset} is not a finite number of seconds.")
+        raise AnnotationError(
+            f"{where}: onset {event.onset} or offset {event.offset} is not a finite number of seconds."
+        )
     if event.onset < 0:
-        raise AnnotationError(f"{where}: onset {event.onset} is negative; times are seconds from the start of the clip.")
+        raise AnnotationError(
+            f"{where}: onset {event.onset} is negative; times are seconds from the start of the clip."
+        )
     if event.offset <= event.onset:
         raise AnnotationError(f"{where}: offset {event.offset} does not come after onset {event.onset}.")
     return event
@@ -95,7 +107,9 @@ def tags_to_targets(tags: Iterable[str], labels: Sequence[str], where: str = "ta
 
 def active_runs(active: np.ndarray) -> list[tuple[int, int]]:
     """Maximal runs of true values of a (frames,) array as ``(first, last + 1)`` pairs."""
-    borders = np.flatnonzero(np.diff(np.concatenate(([False], np.asarray(active, dtype=bool), [False])).astype(np.int8)))
+    borders = np.flatnonzero(
+        np.diff(np.concatenate(([False], np.asarray(active, dtype=bool), [False])).astype(np.int8))
+    )
     return list(zip(borders[::2].tolist(), borders[1::2].tolist(), strict=True))
 
 
@@ -113,7 +127,9 @@ def scores_to_events(
     """
     scores = np.asarray(scores)
     if scores.ndim != 2 or scores.shape[1] != len(labels):
-        raise ValueError(f"scores have shape {scores.shape}; expected (frames, {len(labels)}) for classes {list(labels)}.")
+        raise ValueError(
+            f"scores have shape {scores.shape}; expected (frames, {len(labels)}) for classes {list(labels)}."
+        )
     thresholds = np.broadcast_to(np.asarray(thresholds, dtype=float), (len(labels),))
     events = []
     for column, label in enumerate(labels):
@@ -131,7 +147,11 @@ def merge_overlapping(events: Iterable[Event], touching: bool = True) -> list[Ev
     merged: list[Event] = []
     for event in sorted(events, key=lambda e: (e.label, e.onset, e.offset)):
         last = merged[-1] if merged else None
-        if last and last.label == event.label and (event.onset < last.offset or (touching and event.onset == last.offset)):
+        if (
+            last
+            and last.label == event.label
+            and (event.onset < last.offset or (touching and event.onset == last.offset))
+        ):
             score = None if event.score is None and last.score is None else max(event.score or 0.0, last.score or 0.0)
             merged[-1] = Event(last.label, last.onset, max(last.offset, event.offset), score)
         else:
@@ -164,7 +184,9 @@ def read_annotations(path: str | Path) -> Annotations:
             tags = {}
             for number, row in enumerate(reader, start=2):
                 if row["filename"] in tags:
-                    raise AnnotationError(f"{path}, row {number}: {row['filename']} is listed twice; join its labels with commas.")
+                    raise AnnotationError(
+                        f"{path}, row {number}: {row['filename']} is listed twice; join its labels with commas."
+                    )
                 tags[row["filename"]] = [t.strip() for t in (row["event_labels"] or "").split(",") if t.strip()]
             return Annotations(tags=tags)
         missing = [c for c in ("filename", "onset", "offset", "event_label") if c not in columns]
@@ -183,7 +205,15 @@ def read_annotations(path: str | Path) -> Annotations:
                 if not (_is_empty(row["onset"]) and _is_empty(row["offset"])):
                     raise AnnotationError(f"{where}: onset or offset without a label.")
                 continue
-            clip.append(as_event({k: _seconds(row[k], k, where) if k != "event_label" else row[k] for k in ("event_label", "onset", "offset")}, where))
+            clip.append(
+                as_event(
+                    {
+                        k: _seconds(row[k], k, where) if k != "event_label" else row[k]
+                        for k in ("event_label", "onset", "offset")
+                    },
+                    where,
+                )
+            )
         return Annotations(events=events)
 
 

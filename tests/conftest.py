@@ -48,13 +48,27 @@ def train_sources(scenes):
 def tiny_config(**changes) -> hf_sed.SedConfig:
     """A detector of some thousand parameters at 8 kHz with frames of 64 ms."""
     backbone = hf_sed.CrnnConfig(
-        front_end={"sampling_rate": 8000, "win_length": 256, "n_fft": 256, "hop_length": 128, "num_mel_bins": 16, "f_max": 4000.0},
+        front_end={
+            "sampling_rate": 8000,
+            "win_length": 256,
+            "n_fft": 256,
+            "hop_length": 128,
+            "num_mel_bins": 16,
+            "f_max": 4000.0,
+        },
         conv_filters=[4, 6, 8],
         pooling=[[2, 2], [2, 2], [1, 4]],
         dropout=changes.pop("conv_dropout", 0.1),
         batch_norm_momentum=0.1,
     )
-    values = {"labels": LABELS, "sequence_hidden_size": 5, "sequence_layers": 1, "dropout": 0.1, "clip_length": 2.0, "median_filter": 0.2}
+    values = {
+        "labels": LABELS,
+        "sequence_hidden_size": 5,
+        "sequence_layers": 1,
+        "dropout": 0.1,
+        "clip_length": 2.0,
+        "median_filter": 0.2,
+    }
     return hf_sed.SedConfig(backbone_config=backbone.to_dict(), **{**values, **changes})
 
 

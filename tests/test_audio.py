@@ -31,7 +31,13 @@ def test_all_kinds_of_source_agree(tmp_path):
     path.write_bytes(data)
     expected = load_audio(path, RATE)
     assert np.abs(expected - TONE).max() < 1 / 32768
-    for source in (str(path), data, io.BytesIO(data), {"bytes": data, "path": None}, {"bytes": None, "path": str(path)}):
+    for source in (
+        str(path),
+        data,
+        io.BytesIO(data),
+        {"bytes": data, "path": None},
+        {"bytes": None, "path": str(path)},
+    ):
         assert np.array_equal(load_audio(source, RATE), expected)
     assert np.array_equal(load_audio({"array": TONE, "sampling_rate": RATE}, RATE), TONE)
     assert np.array_equal(load_audio({"raw": TONE, "sampling_rate": RATE}, RATE), TONE)

@@ -57,7 +57,10 @@ def test_compose_train_evaluate_detect(tmp_path, capsys):
     rng = np.random.default_rng(0)
     soundfile.write(folder / "a.wav", 0.1 * rng.standard_normal(44100), 44100)
     soundfile.write(folder / "b.flac", 0.1 * rng.standard_normal((44100, 2)), 44100)
-    assert main(["detect", str(folder), "--model", model, "--threshold", "0.01", "--output", str(tmp_path / "events.tsv")]) == 0
+    assert (
+        main(["detect", str(folder), "--model", model, "--threshold", "0.01", "--output", str(tmp_path / "events.tsv")])
+        == 0
+    )
     out = capsys.readouterr().out
     assert "a.wav" in out and "b.flac" in out
     assert set(read_annotations(tmp_path / "events.tsv").events) == {str(folder / "a.wav"), str(folder / "b.flac")}
@@ -66,7 +69,17 @@ def test_compose_train_evaluate_detect(tmp_path, capsys):
 def test_one_bad_file_does_not_lose_the_others(saved_detector, tmp_path, capsys):
     soundfile.write(tmp_path / "good.wav", np.zeros(8000) + 0.1, 8000)
     (tmp_path / "bad.wav").write_bytes(b"")
-    status = main(["detect", str(tmp_path / "bad.wav"), str(tmp_path / "good.wav"), "--model", str(saved_detector), "--threshold", "0.01"])
+    status = main(
+        [
+            "detect",
+            str(tmp_path / "bad.wav"),
+            str(tmp_path / "good.wav"),
+            "--model",
+            str(saved_detector),
+            "--threshold",
+            "0.01",
+        ]
+    )
     captured = capsys.readouterr()
     assert status == 1
     assert "bad.wav: the file is empty" in captured.err
@@ -104,15 +117,33 @@ def test_an_interrupted_run_says_how_to_go_on_and_goes_on(tmp_path):
     refused = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
     assert refused.returncode == 2
     assert "--resume" in refused.stderr
-    done = subprocess.run([*command, "--resume", "--set", "max_steps=60"], capture_output=True, text=True, env=environment, timeout=300)
+    done = subprocess.run(
+        [*command, "--resume", "--set", "max_steps=60"], capture_output=True, text=True, env=environment, timeout=300
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert Path(tmp_path / "run" / "train" / "model.safetensors").is_file()
 
 
 def test_real_recordings_compose_and_a_detector_runs_on_one(shared, tmp_path, saved_detector, capsys):
-    sizes = ["--strong", "3", "--weak", "2", "--unlabelled", "4", "--validation", "2", "--labelled-sources", "3", "--seed", "0"]
+    sizes = [
+        "--strong",
+        "3",
+        "--weak",
+        "2",
+        "--unlabelled",
+        "4",
+        "--validation",
+        "2",
+        "--labelled-sources",
+        "3",
+        "--seed",
+        "0",
+    ]
     for processes in ("1", "2"):
-        assert main(["compose", str(shared / "recordings"), str(tmp_path / processes), *sizes, "--num-proc", processes]) == 0
+        assert (
+            main(["compose", str(shared / "recordings"), str(tmp_path / processes), *sizes, "--num-proc", processes])
+            == 0
+        )
     for file in sorted((tmp_path / "1").rglob("*.arrow")):
         assert file.read_bytes() == (tmp_path / "2" / file.relative_to(tmp_path / "1")).read_bytes()
     recording = sorted((shared / "recordings" / "Dog").glob("*.ogg"))[0]

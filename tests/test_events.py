@@ -44,7 +44,9 @@ def test_a_clip_without_events_gives_zeros():
 def test_decoding_inverts_encoding_on_the_frame_grid():
     events = [Event("Cat", 0.2, 0.5), Event("Dog", 0.3, 0.9), Event("Cat", 0.7, 0.8)]
     decoded = scores_to_events(events_to_targets(events, LABELS, 10, 0.1), LABELS, 0.1)
-    assert [(e.label, pytest.approx(e.onset), pytest.approx(e.offset)) for e in events] == [(e.label, e.onset, e.offset) for e in decoded]
+    assert [(e.label, pytest.approx(e.onset), pytest.approx(e.offset)) for e in events] == [
+        (e.label, e.onset, e.offset) for e in decoded
+    ]
     assert all(e.score == 1.0 for e in decoded)
 
 
@@ -104,7 +106,10 @@ def test_nan_rows_state_clips_without_events(tmp_path):
     [
         ("filename\tonset\tevent_label\nx.wav\t0\tDog\n", "column offset is missing"),
         ("filename\tonset\toffset\tevent_label\nx.wav\t3\t2\tDog\n", "row 2: offset 2.0 does not come after"),
-        ("filename\tonset\toffset\tevent_label\nx.wav\t0\t1\tDog\nx.wav\t-1\t2\tDog\n", "row 3: onset -1.0 is negative"),
+        (
+            "filename\tonset\toffset\tevent_label\nx.wav\t0\t1\tDog\nx.wav\t-1\t2\tDog\n",
+            "row 3: onset -1.0 is negative",
+        ),
         ("filename\tonset\toffset\tevent_label\nx.wav\tsoon\t2\tDog\n", "row 2: onset 'soon' is not a number"),
         ("", "column filename, onset, offset, event_label is missing"),
     ],

@@ -3,10 +3,7 @@
 import subprocess
 import sys
 
-BLOCKER = (
-    "import sys\n"
-    "for name in ('gradio', 'evaluate', 'peft', 'datasets', 'matplotlib', 'torchaudio', 'torchcodec'): sys.modules[name] = None\n"
-)
+BLOCKER = "import sys\nfor name in ('gradio', 'evaluate', 'peft', 'datasets', 'matplotlib', 'torchaudio', 'torchcodec'): sys.modules[name] = None\n"
 
 
 def run(code: str) -> str:

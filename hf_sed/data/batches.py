@@ -38,7 +38,11 @@ class SedClips(Dataset):
     """
 
     def __init__(
-        self, sources: Mapping[str, datasets.Dataset], config: SedConfig, max_seconds: float | None = None, seed: int = 0
+        self,
+        sources: Mapping[str, datasets.Dataset],
+        config: SedConfig,
+        max_seconds: float | None = None,
+        seed: int = 0,
     ):
         self.sources = {}
         for name, dataset in sources.items():
@@ -87,7 +91,9 @@ def _check_labels(dataset, name: str, labels: Sequence[str]) -> None:
     for index, tags in enumerate(dataset["tags"]):
         unknown = sorted(set(tags) - set(labels))
         if unknown:
-            raise ValueError(f"source {name!r}, clip {index}: label {unknown[0]!r} is not one of the classes {list(labels)}.")
+            raise ValueError(
+                f"source {name!r}, clip {index}: label {unknown[0]!r} is not one of the classes {list(labels)}."
+            )
 
 
 def _shift(events: Sequence[Event], start: float, length: float) -> list[Event]:
@@ -102,9 +108,14 @@ def collate_clips(clips: Sequence[Mapping]) -> dict[str, torch.Tensor]:
     lengths = torch.tensor([len(w) for w in waveforms])
     batch = {
         "input_values": torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True),
-        "strong_targets": torch.nn.utils.rnn.pad_sequence([torch.from_numpy(c["strong_targets"]) for c in clips], batch_first=True),
+        "strong_targets": torch.nn.utils.rnn.pad_sequence(
+            [torch.from_numpy(c["strong_targets"]) for c in clips], batch_first=True
+        ),
         "weak_targets": torch.from_numpy(np.stack([c["weak_targets"] for c in clips])),
-        **{name: torch.tensor([c[name] for c in clips]) for name in ("strong_mask", "weak_mask", "groups", "clip_number")},
+        **{
+            name: torch.tensor([c[name] for c in clips])
+            for name in ("strong_mask", "weak_mask", "groups", "clip_number")
+        },
     }
     if (lengths != lengths[0]).any():
         batch["attention_mask"] = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
@@ -146,7 +157,9 @@ class QuotaBatchSampler(Sampler):
                 for draw in range(step * quota, (step + 1) * quota):
                     cycle, place = divmod(draw, self.sizes[name])
                     if (name, cycle) not in orders:
-                        orders[name, cycle] = np.random.default_rng([self.seed, number, cycle]).permutation(self.sizes[name])
+                        orders[name, cycle] = np.random.default_rng([self.seed, number, cycle]).permutation(
+                            self.sizes[name]
+                        )
                     batch.append((name, int(orders[name, cycle][place]), draw))
             yield batch
 
@@ -157,8 +170,12 @@ def check_quotas(sizes: Mapping[str, int], quotas: Mapping[str, int]) -> None:
         if name not in sizes:
             raise ValueError(f"batch_quotas names the source {name!r}; the training data has {', '.join(sizes)}.")
         if quota < 1:
-            raise ValueError(f"batch_quotas: {quota} clips of source {name!r}; give at least 1 or leave the source out.")
+            raise ValueError(
+                f"batch_quotas: {quota} clips of source {name!r}; give at least 1 or leave the source out."
+            )
         if sizes[name] < quota:
-            raise ValueError(f"batch_quotas: {quota} clips of source {name!r} a batch, but it has {sizes[name]}; lower the quota.")
+            raise ValueError(
+                f"batch_quotas: {quota} clips of source {name!r} a batch, but it has {sizes[name]}; lower the quota."
+            )
     if not quotas:
         raise ValueError("batch_quotas is empty; name at least one source.")

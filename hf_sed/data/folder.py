@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 
 def load_annotated_folder(
-    audio: str | Path, annotations: str | Path | None = None, labels: Sequence[str] | None = None, missing_files: str = "error"
+    audio: str | Path,
+    annotations: str | Path | None = None,
+    labels: Sequence[str] | None = None,
+    missing_files: str = "error",
 ) -> datasets.Dataset:
     """A data set of the schema from a folder of audio.
 
@@ -37,7 +40,9 @@ def load_annotated_folder(
         files = sorted(p for p in folder.iterdir() if p.suffix.lower() in AUDIO_SUFFIXES)
         if not files:
             raise FileNotFoundError(f"{folder}: holds no audio file ({', '.join(AUDIO_SUFFIXES)}).")
-        return dataset_from_rows([make_row({"path": str(p)}, audio_duration(p), "unlabelled", folder.name) for p in files])
+        return dataset_from_rows(
+            [make_row({"path": str(p)}, audio_duration(p), "unlabelled", folder.name) for p in files]
+        )
     content = read_annotations(annotations)
     kind, clips = ("strong", content.events) if content.events is not None else ("weak", content.tags)
     if not clips:
@@ -51,7 +56,9 @@ def load_annotated_folder(
             )
         import warnings
 
-        warnings.warn(f"{annotations}: {len(absent)} of {len(clips)} files are not in {folder} and are skipped.", stacklevel=2)
+        warnings.warn(
+            f"{annotations}: {len(absent)} of {len(clips)} files are not in {folder} and are skipped.", stacklevel=2
+        )
     rows = []
     for name, content_of_clip in clips.items():
         if name in absent:
@@ -59,13 +66,17 @@ def load_annotated_folder(
         names = {e.label for e in content_of_clip} if kind == "strong" else set(content_of_clip)
         unknown = sorted(names - set(labels)) if labels is not None else []
         if unknown:
-            raise AnnotationError(f"{annotations}, clip {name}: label {unknown[0]!r} is not one of the classes {list(labels)}.")
+            raise AnnotationError(
+                f"{annotations}, clip {name}: label {unknown[0]!r} is not one of the classes {list(labels)}."
+            )
         path = folder / name
         duration = audio_duration(path)
         if kind == "strong":
             late = [e for e in content_of_clip if e.onset >= duration]
             if late:
-                raise AnnotationError(f"{annotations}, clip {name}: onset {late[0].onset} s lies beyond its end at {duration:.3f} s.")
+                raise AnnotationError(
+                    f"{annotations}, clip {name}: onset {late[0].onset} s lies beyond its end at {duration:.3f} s."
+                )
             rows.append(make_row({"path": str(path)}, duration, kind, folder.name, content_of_clip))
         else:
             rows.append(make_row({"path": str(path)}, duration, kind, folder.name, tags=content_of_clip))

@@ -48,7 +48,12 @@ def with_audio_feature(dataset: datasets.Dataset) -> datasets.Dataset:
 
 
 def make_row(
-    audio: Mapping, duration: float, kind: str, source: str, events: Iterable[Event] = (), tags: Iterable[str] | None = None
+    audio: Mapping,
+    duration: float,
+    kind: str,
+    source: str,
+    events: Iterable[Event] = (),
+    tags: Iterable[str] | None = None,
 ) -> dict:
     """One row; a clip of some ``kind`` carries only what that kind knows."""
     events = sorted(events, key=lambda e: (e.onset, e.offset, e.label))
@@ -56,7 +61,9 @@ def make_row(
     return {
         "audio": {"bytes": audio.get("bytes"), "path": audio.get("path")},
         "duration": float(duration),
-        "events": [{"label": e.label, "onset": e.onset, "offset": e.offset} for e in events] if kind == "strong" else [],
+        "events": [{"label": e.label, "onset": e.onset, "offset": e.offset} for e in events]
+        if kind == "strong"
+        else [],
         "tags": tags if kind != "unlabelled" else [],
         "kind": kind,
         "source": source,

@@ -43,7 +43,9 @@ def _band_noise(rng: np.random.Generator, samples: int, low: float, high: float,
 
 def _whistle(rng, rate):
     t = _time(rng.uniform(0.6, 2.0), rate)
-    frequency = rng.uniform(900, 2200) * 2 ** (rng.uniform(-0.6, 0.6) * t / t[-1] + 0.02 * np.sin(2 * np.pi * rng.uniform(4, 7) * t))
+    frequency = rng.uniform(900, 2200) * 2 ** (
+        rng.uniform(-0.6, 0.6) * t / t[-1] + 0.02 * np.sin(2 * np.pi * rng.uniform(4, 7) * t)
+    )
     return _tone(frequency, t, rate, np.array([1.0, 0.08])) * np.hanning(t.size) ** 0.25
 
 

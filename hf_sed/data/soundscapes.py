@@ -65,7 +65,9 @@ class SoundscapeSettings:
             if low > high:
                 raise ValueError(f"{name} = {list(pair)}: the first number must not be larger than the second.")
         if self.duration <= 0 or self.sampling_rate <= 0 or self.max_polyphony < 1 or self.events[0] < 0:
-            raise ValueError("duration and sampling_rate must be positive, max_polyphony at least 1, events not negative.")
+            raise ValueError(
+                "duration and sampling_rate must be positive, max_polyphony at least 1, events not negative."
+            )
         if self.event_length[0] <= 0:
             raise ValueError(f"event_length {list(self.event_length)}: must be positive.")
 
@@ -134,7 +136,9 @@ def read_recordings(folder: str | Path | None, bank_sources: int = 40) -> dict[s
         by_split[split or ("val" if recording.source in held_out else "train")].append(recording)
     crossing = {r.source for r in by_split["train"]} & {r.source for r in by_split["val"]}
     if crossing:
-        raise ValueError(f"{folder}: source {sorted(crossing)[0]!r} has recordings in both splits; split by source, not by file.")
+        raise ValueError(
+            f"{folder}: source {sorted(crossing)[0]!r} has recordings in both splits; split by source, not by file."
+        )
     return by_split
 
 
@@ -144,7 +148,9 @@ def _recordings_from_table(table: Path) -> list[tuple[Recording, str | None]]:
         reader = csv.DictReader(file, delimiter="\t")
         missing = [c for c in ("file", "label", "source") if c not in (reader.fieldnames or [])]
         if missing:
-            raise ValueError(f"{table}: column {', '.join(missing)} is missing; recordings.tsv needs file, label, source.")
+            raise ValueError(
+                f"{table}: column {', '.join(missing)} is missing; recordings.tsv needs file, label, source."
+            )
         for number, row in enumerate(reader, start=2):
             path = table.parent / row["file"]
             if not path.is_file():
@@ -187,16 +193,20 @@ def make_pool(name: str, recordings: Sequence[Recording], labels: Sequence[str])
     missing = [label for label in labels if not groups[label]]
     if missing:
         raise ValueError(
-            f"split {name!r}: class {', '.join(missing)} has no recording left; add recordings of other sources or ask for fewer "
-            "labelled sources."
+            f"split {name!r}: class {', '.join(missing)} has no recording left; add recordings of other sources or ask for fewer labelled sources."
         )
     if not groups[sound_bank.BACKGROUND]:
-        raise ValueError(f"split {name!r}: no recording of the class 'background'; scenes need at least one for each split.")
+        raise ValueError(
+            f"split {name!r}: no recording of the class 'background'; scenes need at least one for each split."
+        )
     return Pool(name, {label: tuple(groups[label]) for label in labels}, tuple(groups[sound_bank.BACKGROUND]))
 
 
 def split_pools(
-    recordings: Mapping[str, Sequence[Recording]], labelled_sources: int | None = None, seed: int = 0, labels: Sequence[str] | None = None
+    recordings: Mapping[str, Sequence[Recording]],
+    labelled_sources: int | None = None,
+    seed: int = 0,
+    labels: Sequence[str] | None = None,
 ) -> dict[str, Pool]:
     """Pools "labelled", "unlabelled" and "validation" that share no source.
 
@@ -340,7 +350,12 @@ def compose_scene(
             start = int(rng.integers(0, length - sound.size + 1))
             stop = start + sound.size
             # Two events of a class keep the gap below which one recording counts as one event.
-            clear = all(e.label != label or start / rate >= e.offset + settings.active_gap or stop / rate <= e.onset - settings.active_gap for e in events)
+            clear = all(
+                e.label != label
+                or start / rate >= e.offset + settings.active_gap
+                or stop / rate <= e.onset - settings.active_gap
+                for e in events
+            )
             if clear and occupied[start:stop].max(initial=0) < settings.max_polyphony:
                 scene[start:stop] += sound
                 occupied[start:stop] += 1
@@ -356,7 +371,12 @@ def compose_scene(
 
 # --- Data sets of scenes --------------------------------------------------------------------------------------------
 
-SPLITS = {"strong": ("labelled", "strong"), "weak": ("labelled", "weak"), "unlabelled": ("unlabelled", "unlabelled"), "validation": ("validation", "strong")}
+SPLITS = {
+    "strong": ("labelled", "strong"),
+    "weak": ("labelled", "weak"),
+    "unlabelled": ("unlabelled", "unlabelled"),
+    "validation": ("validation", "strong"),
+}
 """Split of the composed data set -> (pool of recordings, kind of its clips)."""
 
 
@@ -438,7 +458,9 @@ def compose_to_disk(
     if record_file.is_file():
         if json.loads(record_file.read_text()) == record:
             return load_from_disk(str(output))
-        raise FileExistsError(f"{output}: holds scenes composed with other settings ({record_file}); remove it or choose another folder.")
+        raise FileExistsError(
+            f"{output}: holds scenes composed with other settings ({record_file}); remove it or choose another folder."
+        )
     if output.exists() and any(output.iterdir()):
         raise FileExistsError(f"{output}: is not empty and holds no scenes of ours; choose another folder.")
     scenes = compose(recordings, sizes, settings, seed, labelled_sources, labels, num_proc)

@@ -33,4 +33,6 @@ def evaluate_detector(detector: SoundEventDetectionPipeline, dataset: datasets.D
     rows = (row["audio"] for row in clips)
     outputs = tqdm(detector(rows, batch_size=batch_size, return_scores=True), total=len(clips), desc="detecting")
     scores = {name: output["scores"] for name, output in zip(events, outputs, strict=True)}
-    return detection_scores(scores, events, durations, config.labels, config.frame_hop, config.thresholds, config.median_filter)
+    return detection_scores(
+        scores, events, durations, config.labels, config.frame_hop, config.thresholds, config.median_filter
+    )

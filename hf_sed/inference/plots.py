@@ -32,7 +32,14 @@ def plot_events(
     occurring = {e.label for e in detected} | {e.label for e in true or []}
     rows = [label for label in labels or sorted(occurring) if label in occurring]
     seconds = len(waveform) / sampling_rate
-    settings = {"sampling_rate": sampling_rate, "win_length": 1024, "n_fft": 1024, "hop_length": 256, "num_mel_bins": 96, "f_max": sampling_rate / 2}
+    settings = {
+        "sampling_rate": sampling_rate,
+        "win_length": 1024,
+        "n_fft": 1024,
+        "hop_length": 256,
+        "num_mel_bins": 96,
+        "f_max": sampling_rate / 2,
+    }
     front_end = MelFrontEnd(settings)
     batch = torch.from_numpy(np.ascontiguousarray(waveform, dtype=np.float32))[None]
     mel = front_end.scale(front_end(batch))[0].T.numpy()
@@ -45,9 +52,24 @@ def plot_events(
     if title:
         upper.set_title(title, loc="left")
     for event in detected:
-        lower.barh(rows.index(event.label), event.offset - event.onset, left=event.onset, height=0.8, color="tab:blue", alpha=0.35 + 0.65 * (event.score or 1.0))
+        lower.barh(
+            rows.index(event.label),
+            event.offset - event.onset,
+            left=event.onset,
+            height=0.8,
+            color="tab:blue",
+            alpha=0.35 + 0.65 * (event.score or 1.0),
+        )
     for event in true or []:
-        lower.barh(rows.index(event.label), event.offset - event.onset, left=event.onset, height=0.8, facecolor="none", edgecolor="black", linewidth=1.6)
+        lower.barh(
+            rows.index(event.label),
+            event.offset - event.onset,
+            left=event.onset,
+            height=0.8,
+            facecolor="none",
+            edgecolor="black",
+            linewidth=1.6,
+        )
     lower.set_yticks(range(len(rows)), rows)
     lower.set_ylim(len(rows) - 0.4 if rows else 1, -0.6)
     lower.set_xlim(0, seconds)

@@ -22,7 +22,10 @@ def median_filter(scores: np.ndarray, lengths: float | Sequence[float], frame_ho
         return scores
     if len(set(frames)) == 1:
         return _median_filter(scores, size=(frames[0], 1))
-    return np.stack([_median_filter(column, size=n) if n > 1 else column for column, n in zip(scores.T, frames, strict=True)], axis=1)
+    return np.stack(
+        [_median_filter(column, size=n) if n > 1 else column for column, n in zip(scores.T, frames, strict=True)],
+        axis=1,
+    )
 
 
 def _odd(frames: float) -> int:

@@ -38,7 +38,8 @@ def detection_scores(
 
     filtered = {clip: median_filter(array, median_lengths, frame_hop) for clip, array in scores.items()}
     detections = {
-        clip: scores_to_events(array, labels, frame_hop, thresholds, durations[clip]) for clip, array in filtered.items()
+        clip: scores_to_events(array, labels, frame_hop, thresholds, durations[clip])
+        for clip, array in filtered.items()
     }
     one = psds(filtered, events, durations, labels, frame_hop, PSDS1)
     with warnings.catch_warnings():

@@ -23,7 +23,11 @@ class _SedMetric(evaluate.Metric):
         super().__init__(**kwargs)
 
     def _info(self) -> evaluate.MetricInfo:
-        event = {"label": datasets.Value("string"), "onset": datasets.Value("float64"), "offset": datasets.Value("float64")}
+        event = {
+            "label": datasets.Value("string"),
+            "onset": datasets.Value("float64"),
+            "offset": datasets.Value("float64"),
+        }
         return evaluate.MetricInfo(
             description=type(self).__doc__,
             citation=_CITATION,
@@ -38,7 +42,9 @@ class _SedMetric(evaluate.Metric):
 
     def _by_clip(self, predictions, references):
         names = [f"clip {i}" for i in range(len(predictions))]
-        scores = {n: np.asarray(p, dtype=float).reshape(-1, len(self.labels)) for n, p in zip(names, predictions, strict=True)}
+        scores = {
+            n: np.asarray(p, dtype=float).reshape(-1, len(self.labels)) for n, p in zip(names, predictions, strict=True)
+        }
         events = {n: r["events"] for n, r in zip(names, references, strict=True)}
         durations = {n: r["duration"] for n, r in zip(names, references, strict=True)}
         return scores, events, durations
@@ -49,7 +55,10 @@ class Psds(_SedMetric):
 
     def _compute(self, predictions, references):
         inputs = self._by_clip(predictions, references)
-        return {name: psds(*inputs, self.labels, self.frame_hop, s).value for name, s in (("psds1", PSDS1), ("psds2", PSDS2))}
+        return {
+            name: psds(*inputs, self.labels, self.frame_hop, s).value
+            for name, s in (("psds1", PSDS1), ("psds2", PSDS2))
+        }
 
 
 class IntersectionF1(_SedMetric):
@@ -63,7 +72,9 @@ class IntersectionF1(_SedMetric):
         from ..events import scores_to_events
 
         scores, events, durations = self._by_clip(predictions, references)
-        found = {n: scores_to_events(s, self.labels, self.frame_hop, self.threshold, durations[n]) for n, s in scores.items()}
+        found = {
+            n: scores_to_events(s, self.labels, self.frame_hop, self.threshold, durations[n]) for n, s in scores.items()
+        }
         result = intersection_f1(found, events, durations, self.labels)
         return {"intersection_f1": result.macro, "intersection_f1_micro": result.micro}
 

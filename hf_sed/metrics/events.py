@@ -46,8 +46,13 @@ def intersection_f1(
     for clip, found in detections.items():
         by_class: dict[int, list[tuple[float, float]]] = {}
         for raw in found:
-            event = as_event(raw if isinstance(raw, Event | Mapping) else Event(str(raw[2]), float(raw[0]), float(raw[1])), f"clip {clip!r}")
-            by_class.setdefault(class_index(truth.classes, event.label, f"clip {clip!r}"), []).append((event.onset, event.offset))
+            event = as_event(
+                raw if isinstance(raw, Event | Mapping) else Event(str(raw[2]), float(raw[0]), float(raw[1])),
+                f"clip {clip!r}",
+            )
+            by_class.setdefault(class_index(truth.classes, event.label, f"clip {clip!r}"), []).append(
+                (event.onset, event.offset)
+            )
         for k, intervals in by_class.items():
             right = np.array(intervals)
             reference = truth.events.get(clip, {}).get(k)

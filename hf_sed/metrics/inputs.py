@@ -85,7 +85,10 @@ def ground_truth(
     joined = 0
     for clip, clip_events in events.items():
         where = f"clip {clip!r}"
-        checked = [as_event(e if isinstance(e, Event | Mapping) else Event(str(e[2]), float(e[0]), float(e[1])), where) for e in clip_events]
+        checked = [
+            as_event(e if isinstance(e, Event | Mapping) else Event(str(e[2]), float(e[0]), float(e[1])), where)
+            for e in clip_events
+        ]
         merged = merge_overlapping(checked)
         joined += len(checked) - len(merged)
         by_class: dict[int, list] = {}
@@ -93,7 +96,9 @@ def ground_truth(
             by_class.setdefault(class_index(classes, event.label, where), []).append((event.onset, event.offset))
         laid_out[clip] = {k: np.array(intervals) for k, intervals in by_class.items()}
     if joined:
-        warnings.warn(f"{joined} ground-truth events overlapped or touched another of their class and were joined.", stacklevel=2)
+        warnings.warn(
+            f"{joined} ground-truth events overlapped or touched another of their class and were joined.", stacklevel=2
+        )
     return GroundTruth(classes, {k: float(v) for k, v in durations.items()}, laid_out)
 
 
@@ -112,9 +117,13 @@ def check_scores(scores: Scores, truth: GroundTruth, borders: Mapping[str, np.nd
             raise ValueError(f"clip {clip!r}, class {truth.classes[k]!r}: NaN score.")
         finite = array[np.isfinite(array)]
         if finite.size and (finite.min() < 0 or finite.max() > 1):
-            raise ValueError(f"clip {clip!r}: scores from {finite.min():.3g} to {finite.max():.3g}; expected probabilities, not logits.")
+            raise ValueError(
+                f"clip {clip!r}: scores from {finite.min():.3g} to {finite.max():.3g}; expected probabilities, not logits."
+            )
         if len(borders[clip]) != len(array) + 1 or (np.diff(borders[clip]) <= 0).any():
-            raise ValueError(f"clip {clip!r}: {len(borders[clip])} frame borders for {len(array)} frames; expected one more, increasing.")
+            raise ValueError(
+                f"clip {clip!r}: {len(borders[clip])} frame borders for {len(array)} frames; expected one more, increasing."
+            )
 
 
 def frame_borders(scores: Scores, frames: float | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

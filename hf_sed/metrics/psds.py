@@ -152,7 +152,15 @@ def _count_changes(scores, truth: GroundTruth, borders, settings: PsdsSettings):
         step = max(int(4e6 / max(length * classes, 1)), 1)  # bounds the working memory to some hundred MB
         for i in range(0, len(clips), step):
             chunk = clips[i : i + step]
-            _add_chunk(parts, chunk, np.stack([scores[c] for c in chunk]), np.stack([borders[c] for c in chunk]), truth, class_hours, settings)
+            _add_chunk(
+                parts,
+                chunk,
+                np.stack([scores[c] for c in chunk]),
+                np.stack([borders[c] for c in chunk]),
+                truth,
+                class_hours,
+                settings,
+            )
     return [tuple(np.concatenate([p[i] for p in parts[k]]) for i in range(4)) for k in range(classes)]
 
 
@@ -210,13 +218,17 @@ def _add_chunk(parts, clips, scores, borders, truth: GroundTruth, class_hours, s
     relevant = np.zeros_like(real)
     for (n, k), cumulated in covered.items():
         c = n * classes + k
-        relevant[:, c] = real[:, c] & at_least(cumulated[stop[:, c]] - cumulated[first[:, c]], settings.dtc * length[:, c])
+        relevant[:, c] = real[:, c] & at_least(
+            cumulated[stop[:, c]] - cumulated[first[:, c]], settings.dtc * length[:, c]
+        )
     false = real & ~relevant
 
     def add(k, threshold, tp=0.0, fp=0.0, ct=0.0):
         keep = np.isfinite(threshold)
         threshold = threshold[keep]
-        parts[k].append((threshold, *(np.broadcast_to(np.asarray(v, dtype=float), keep.shape)[keep] for v in (tp, fp, ct))))
+        parts[k].append(
+            (threshold, *(np.broadcast_to(np.asarray(v, dtype=float), keep.shape)[keep] for v in (tp, fp, ct)))
+        )
 
     for k in range(classes):
         own = slice(k, None, classes)
@@ -226,7 +238,9 @@ def _add_chunk(parts, clips, scores, borders, truth: GroundTruth, class_hours, s
                 if o == k:
                     continue
                 c = n * classes + k
-                hit = false[:, c] & at_least(cumulated[stop[:, c]] - cumulated[first[:, c]], settings.cttc * length[:, c])
+                hit = false[:, c] & at_least(
+                    cumulated[stop[:, c]] - cumulated[first[:, c]], settings.cttc * length[:, c]
+                )
                 cross[:, n] += hit / class_hours[o]
         wrong = false[:, own]
         for threshold, sign in ((appears[:, own][wrong], 1.0), (ends[:, own][wrong], -1.0)):
@@ -238,7 +252,10 @@ def _add_chunk(parts, clips, scores, borders, truth: GroundTruth, class_hours, s
         for start, end in truth.events[clips[n]][k]:
             overlap = np.minimum(offset[runs, c], end) - np.maximum(onset[runs, c], start)
             hit = overlap > 0
-            add(k, *_event_changes(appears[runs, c][hit], ends[runs, c][hit], overlap[hit], settings.gtc * (end - start)))
+            add(
+                k,
+                *_event_changes(appears[runs, c][hit], ends[runs, c][hit], overlap[hit], settings.gtc * (end - start)),
+            )
 
 
 def _event_changes(appears, ends, overlap, needed: float):

@@ -63,5 +63,8 @@ def register_models() -> None:
     from ..inference.pipeline import SoundEventDetectionPipeline
 
     PIPELINE_REGISTRY.register_pipeline(
-        TASK, pipeline_class=SoundEventDetectionPipeline, pt_model=transformers.AutoModelForAudioFrameClassification, type="audio"
+        TASK,
+        pipeline_class=SoundEventDetectionPipeline,
+        pt_model=transformers.AutoModelForAudioFrameClassification,
+        type="audio",
     )

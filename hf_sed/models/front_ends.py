@@ -93,7 +93,12 @@ def front_end_settings(value: str | dict | FrontEndSettings) -> FrontEndSettings
     if values.get("log_range") is not None:
         values["log_range"] = tuple(values["log_range"])
     settings = FrontEndSettings(**values)
-    for name, allowed in {"window": ("hamming", "hann", "povey"), "mel_scale": ("htk", "kaldi"), "log": ("db", "ln"), "scaler": ("minmax", "affine")}.items():
+    for name, allowed in {
+        "window": ("hamming", "hann", "povey"),
+        "mel_scale": ("htk", "kaldi"),
+        "log": ("db", "ln"),
+        "scaler": ("minmax", "affine"),
+    }.items():
         if getattr(settings, name) not in allowed:
             raise ValueError(f"front_end: {name} {getattr(settings, name)!r}; expected one of {', '.join(allowed)}.")
     return settings
@@ -137,7 +142,13 @@ def mel_filters(settings: FrontEndSettings) -> torch.Tensor:
         bank = np.concatenate([np.maximum(0.0, np.minimum(up, down)), np.zeros((1, settings.num_mel_bins))])
     else:
         bank = mel_filter_bank(
-            bins, settings.num_mel_bins, settings.f_min, settings.f_max, settings.sampling_rate, norm=None, mel_scale="htk"
+            bins,
+            settings.num_mel_bins,
+            settings.f_min,
+            settings.f_max,
+            settings.sampling_rate,
+            norm=None,
+            mel_scale="htk",
         )
     return torch.from_numpy(np.asarray(bank)).to(torch.float32)
 
@@ -167,7 +178,9 @@ class MelFrontEnd(nn.Module):
             x = waveforms.float() * s.waveform_gain
             samples = x.shape[1]
             if self.num_frames(samples) < 1 or samples < 2:
-                raise ValueError(f"a clip of {samples} samples is shorter than one frame of the front end ({s.win_length} samples).")
+                raise ValueError(
+                    f"a clip of {samples} samples is shorter than one frame of the front end ({s.win_length} samples)."
+                )
             if lengths is not None:
                 x = x * (torch.arange(samples, device=x.device) < lengths[:, None])
             if s.remove_clip_mean:

@@ -5,11 +5,23 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-MODEL_FILES = ("config.json", "model*.safetensors*", "preprocessor_config.json", "adapter_config.json", "adapter_model.safetensors", "README.md")
+MODEL_FILES = (
+    "config.json",
+    "model*.safetensors*",
+    "preprocessor_config.json",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "README.md",
+)
 
 
 def upload_model_folder(
-    folder: str | Path, repo_id: str, commit_message: str = "Upload detector", token: str | None = None, revision: str | None = None, private: bool | None = None
+    folder: str | Path,
+    repo_id: str,
+    commit_message: str = "Upload detector",
+    token: str | None = None,
+    revision: str | None = None,
+    private: bool | None = None,
 ):
     """Upload a saved detector (or adapter) to the model repository ``repo_id``, which is created where it is not there.
 
@@ -33,5 +45,9 @@ def upload_model_folder(
     api = HfApi(token=token)
     repo_id = api.create_repo(repo_id, exist_ok=True, private=private).repo_id
     return api.upload_folder(
-        repo_id=repo_id, folder_path=folder, commit_message=commit_message, allow_patterns=list(MODEL_FILES), revision=revision
+        repo_id=repo_id,
+        folder_path=folder,
+        commit_message=commit_message,
+        allow_patterns=list(MODEL_FILES),
+        revision=revision,
     )

@@ -15,7 +15,9 @@ TEMPLATE = Path(__file__).with_name("model_card_template.md")
 _METRICS = {"psds1": "PSDS1", "psds2": "PSDS2", "intersection_f1": "intersection F1"}
 
 
-def model_card(record: Mapping, model_name: str, model_id: str | None = None, dataset_name: str = "validation clips") -> ModelCard:
+def model_card(
+    record: Mapping, model_name: str, model_id: str | None = None, dataset_name: str = "validation clips"
+) -> ModelCard:
     """The card of a run. Of the record's paths nothing appears in it.
 
     Args:
@@ -45,7 +47,9 @@ def model_card(record: Mapping, model_name: str, model_id: str | None = None, da
         model_name=model_name,
         eval_results=scores or None,
     )
-    return ModelCard.from_template(data, template_path=str(TEMPLATE), **{**record, "model_name": model_name, "model_id": model_id or model_name})
+    return ModelCard.from_template(
+        data, template_path=str(TEMPLATE), **{**record, "model_name": model_name, "model_id": model_id or model_name}
+    )
 
 
 def card_of_trainer(trainer: SedTrainer) -> ModelCard:

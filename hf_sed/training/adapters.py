@@ -16,7 +16,14 @@ def lora_targets(model) -> list[str]:
     return [f"model.backbone.{name}" for name in names]
 
 
-def add_lora(model, r: int = 8, alpha: int | None = None, dropout: float = 0.0, target_modules: list[str] | str | None = None, **kwargs):
+def add_lora(
+    model,
+    r: int = 8,
+    alpha: int | None = None,
+    dropout: float = 0.0,
+    target_modules: list[str] | str | None = None,
+    **kwargs,
+):
     """Wrap a detector in a LoRA adapter; what comes back trains, saves and loads like a detector.
 
     Args:
@@ -34,7 +41,9 @@ def add_lora(model, r: int = 8, alpha: int | None = None, dropout: float = 0.0, 
     except ImportError as error:
         raise ImportError("LoRA needs peft: pip install 'hf_sed[peft]'.") from error
     if not model.config._name_or_path:
-        raise ValueError("an adapter refers to its base model: save the detector and load it with from_pretrained before add_lora.")
+        raise ValueError(
+            "an adapter refers to its base model: save the detector and load it with from_pretrained before add_lora."
+        )
     present = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
     config = LoraConfig(
         r=r,

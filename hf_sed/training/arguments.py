@@ -23,7 +23,9 @@ class SedTrainingArguments(MethodSettings, TrainingArguments):
 
     _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "batch_quotas"]
 
-    batch_quotas: dict | str | None = field(default=None, metadata={"help": "source: clips of it in each batch, as JSON"})
+    batch_quotas: dict | str | None = field(
+        default=None, metadata={"help": "source: clips of it in each batch, as JSON"}
+    )
     learning_rate_schedule: str = "ramp"
     final_learning_rate_ratio: float = 1.0
 
@@ -47,6 +49,10 @@ class SedTrainingArguments(MethodSettings, TrainingArguments):
         super().__post_init__()
         self.resolve_preset()
         if self.learning_rate_schedule not in ("ramp", "transformers"):
-            raise ValueError(f"learning_rate_schedule {self.learning_rate_schedule!r}; expected 'ramp' or 'transformers'.")
+            raise ValueError(
+                f"learning_rate_schedule {self.learning_rate_schedule!r}; expected 'ramp' or 'transformers'."
+            )
         if self.remove_unused_columns:
-            raise ValueError("remove_unused_columns must stay False: the batches hold targets and masks that no model's forward names.")
+            raise ValueError(
+                "remove_unused_columns must stay False: the batches hold targets and masks that no model's forward names."
+            )

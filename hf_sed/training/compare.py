@@ -62,7 +62,13 @@ def format_table(rows: list[dict]) -> str:
         scores = [
             f"{row[m]['mean']:.3f}" + (f" ± {row[m]['std']:.3f}" if row[m]["std"] is not None else "") for m in METRICS
         ]
-        lines.append("| " + " | ".join([row["row"], str(row["steps"]), str(len(row["seeds"])), *scores, f"{row['train_seconds']:.0f}"]) + " |")
+        lines.append(
+            "| "
+            + " | ".join(
+                [row["row"], str(row["steps"]), str(len(row["seeds"])), *scores, f"{row['train_seconds']:.0f}"]
+            )
+            + " |"
+        )
     return "\n".join(lines)
 
 

@@ -53,7 +53,9 @@ class MethodSettings:
         evaluate_with: network that selects the best model and is saved, "teacher" or "student".
     """
 
-    preset: str = field(default="conditional-mixup", metadata={"help": "supervised, mean-teacher, ict or conditional-mixup"})
+    preset: str = field(
+        default="conditional-mixup", metadata={"help": "supervised, mean-teacher, ict or conditional-mixup"}
+    )
     mixup_probability: float = 0.5
     mixup_alpha: float = 0.2
     mixup_threshold: float | None = None

@@ -96,7 +96,11 @@ class DataRecipe:
         if self.compose is not None:
             from ..data.soundscapes import compose_to_disk, settings_from
 
-            check_keys(self.compose, ["recordings", "sizes", "seed", "labelled_sources", "labels", "settings", "num_proc"], "data.compose")
+            check_keys(
+                self.compose,
+                ["recordings", "sizes", "seed", "labelled_sources", "labels", "settings", "num_proc"],
+                "data.compose",
+            )
             if self.path is None:
                 raise RecipeError("data: compose needs `path`, the folder to write scenes to.")
             values = {"recordings": None, **self.compose}
@@ -280,7 +284,9 @@ def run_stage(
         return json.loads((folder / RESULTS).read_text())
     checkpoint = last_complete_checkpoint(folder)
     if checkpoint is not None and not resume:
-        raise RecipeError(f"{folder}: holds an unfinished run ({checkpoint.name}); go on with --resume, or remove the folder.")
+        raise RecipeError(
+            f"{folder}: holds an unfinished run ({checkpoint.name}); go on with --resume, or remove the folder."
+        )
     args = recipe.arguments(stage, folder, **overrides)
     set_seed(args.seed)
     labels = sorted({t for d in sources.values() for t in class_names(d)})

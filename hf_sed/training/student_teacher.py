@@ -41,7 +41,10 @@ class ProjectionHead(nn.Sequential):
 
     def __init__(self, in_size: int, hidden_size: int, out_size: int):
         super().__init__(
-            nn.Linear(in_size, hidden_size, bias=False), nn.BatchNorm1d(hidden_size), nn.ReLU(), nn.Linear(hidden_size, out_size, bias=False)
+            nn.Linear(in_size, hidden_size, bias=False),
+            nn.BatchNorm1d(hidden_size),
+            nn.ReLU(),
+            nn.Linear(hidden_size, out_size, bias=False),
         )
 
     def forward(self, x: torch.Tensor, frame_mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -79,7 +82,9 @@ class AveragedCopy(nn.Module):
     def update(self, module: nn.Module, decay: float) -> None:
         """θ_T ← m θ_T + (1 - m) θ_S."""
         averages, live = self.tensors(), dict(module.named_parameters())
-        get_ema_multi_avg_fn(decay)([averages[n] for n in self.parameter_names], [live[n].detach() for n in self.parameter_names], None)
+        get_ema_multi_avg_fn(decay)(
+            [averages[n] for n in self.parameter_names], [live[n].detach() for n in self.parameter_names], None
+        )
 
     @torch.no_grad()
     def copy_statistics(self, module: nn.Module) -> None:
@@ -115,7 +120,9 @@ class StudentTeacher(nn.Module):
         self.projector = self.predictor = self.projector_teacher = None
         if settings.contrastive_weight > 0:
             config = self.detector.config
-            size = config.hidden_size if settings.contrastive_layer == "sequence" else config.backbone_config.hidden_size
+            size = (
+                config.hidden_size if settings.contrastive_layer == "sequence" else config.backbone_config.hidden_size
+            )
             hidden = settings.projector_hidden_size or min(2 * size, 4096)
             out = settings.projector_size or min(size, 256)
             self.projector = ProjectionHead(size, hidden, out)

@@ -87,10 +87,14 @@ class SedTrainer(Trainer):
             args.batch_quotas = batch_quotas(self._sources, args)
             args.per_device_train_batch_size = sum(args.batch_quotas.values())
             self._sources = {name: self._sources[name] for name in args.batch_quotas}
-            clips = SedClips(self._sources, config, config.clip_length, args.data_seed if args.data_seed is not None else args.seed)
+            clips = SedClips(
+                self._sources, config, config.clip_length, args.data_seed if args.data_seed is not None else args.seed
+            )
         if eval_dataset is not None:
             if set(eval_dataset["kind"]) != {"strong"}:
-                raise ValueError("eval_dataset: every clip must be of kind 'strong'; PSDS needs events with onset and offset.")
+                raise ValueError(
+                    "eval_dataset: every clip must be of kind 'strong'; PSDS needs events with onset and offset."
+                )
             eval_clips = SedClips({"validation": eval_dataset}, config)
             if compute_metrics is None:
                 from ..metrics.detection import DetectionMetrics
@@ -129,7 +133,9 @@ class SedTrainer(Trainer):
         if self.train_dataset is None:
             raise ValueError("SedTrainer: training needs train_dataset, a dict of source name -> data set.")
         args = self.args
-        self.batch_sampler = QuotaBatchSampler(self.clip_counts, args.batch_quotas, args.data_seed if args.data_seed is not None else args.seed)
+        self.batch_sampler = QuotaBatchSampler(
+            self.clip_counts, args.batch_quotas, args.data_seed if args.data_seed is not None else args.seed
+        )
         loader = DataLoader(
             self.train_dataset,
             batch_sampler=self.batch_sampler,
@@ -160,7 +166,10 @@ class SedTrainer(Trainer):
             return super().create_scheduler(num_training_steps, optimizer)
         if self.lr_scheduler is None:
             factor = partial(
-                ramp_cosine, ramp=self.args.ramp_steps, total=num_training_steps, floor=self.args.final_learning_rate_ratio
+                ramp_cosine,
+                ramp=self.args.ramp_steps,
+                total=num_training_steps,
+                floor=self.args.final_learning_rate_ratio,
             )
             self.lr_scheduler = LambdaLR(self.optimizer if optimizer is None else optimizer, factor)
             self._created_lr_scheduler = True
@@ -169,7 +178,9 @@ class SedTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the mean of each loss term and monitor since the last log to a training log."""
         if "loss" in logs:
-            logs.update({f"loss_{name}": float(total) / self._term_counts[name] for name, total in self._term_sums.items()})
+            logs.update(
+                {f"loss_{name}": float(total) / self._term_counts[name] for name, total in self._term_sums.items()}
+            )
             self._term_sums, self._term_counts = {}, {}
         super().log(logs, start_time)
 
@@ -189,7 +200,11 @@ class SedTrainer(Trainer):
                     probabilities = probabilities.masked_fill(~output.frame_mask[..., None], -100.0)
                 scores.append(probabilities)
                 loss = output.loss if output.loss is not None else loss
-        return (loss.detach(), None, None) if prediction_loss_only else (loss.detach(), tuple(scores), inputs["clip_number"])
+        return (
+            (loss.detach(), None, None)
+            if prediction_loss_only
+            else (loss.detach(), tuple(scores), inputs["clip_number"])
+        )
 
     # --- saving and loading -------------------------------------------------------------------------------------
 
@@ -204,7 +219,10 @@ class SedTrainer(Trainer):
         self.processing_class.save_pretrained(folder)
         if folder.name.startswith(PREFIX_CHECKPOINT_DIR):
             # Copies: safetensors refuses tensors that share memory, as PEFT's kept originals may.
-            save_file({k: v.detach().clone().contiguous() for k, v in self.learner.state_dict().items()}, folder / TRAINING_STATE)
+            save_file(
+                {k: v.detach().clone().contiguous() for k, v in self.learner.state_dict().items()},
+                folder / TRAINING_STATE,
+            )
 
     def save_network(self, output_dir: str | Path, network: str) -> None:
         """Save the "student" or the "teacher" as a plain detector with its feature extractor."""
@@ -225,7 +243,9 @@ class SedTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         path = Path(resume_from_checkpoint) / TRAINING_STATE
         if not path.is_file():
-            raise FileNotFoundError(f"{path}: not a checkpoint of SedTrainer; to start from a saved detector, load it with from_pretrained.")
+            raise FileNotFoundError(
+                f"{path}: not a checkpoint of SedTrainer; to start from a saved detector, load it with from_pretrained."
+            )
         self.learner.load_state_dict(load_file(path))
 
     def _load_best_model(self) -> None:
@@ -245,7 +265,11 @@ class SedTrainer(Trainer):
         if not self.is_world_process_zero() or self.args.hub_strategy == "end":
             return
         for file in Path(checkpoint_folder).iterdir():
-            if file.is_file() and file.name not in (TRAINING_STATE, _STATE) and file.suffix not in (".pt", ".pth", ".bin"):
+            if (
+                file.is_file()
+                and file.name not in (TRAINING_STATE, _STATE)
+                and file.suffix not in (".pt", ".pth", ".bin")
+            ):
                 shutil.copy2(file, self.args.output_dir)
         self.create_model_card()
         self._upload(f"Training in progress, step {self.state.global_step}")
@@ -262,7 +286,11 @@ class SedTrainer(Trainer):
         from ..sharing.hub import upload_model_folder
 
         return upload_model_folder(
-            self.args.output_dir, self.hub_model_id, commit_message, token=kwargs.get("token", self.args.hub_token), revision=kwargs.get("revision")
+            self.args.output_dir,
+            self.hub_model_id,
+            commit_message,
+            token=kwargs.get("token", self.args.hub_token),
+            revision=kwargs.get("revision"),
         )
 
 

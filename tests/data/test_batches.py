@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from hf_sed.audio import encode_audio
 from hf_sed.data.batches import QuotaBatchSampler, SedClips, collate_clips
 from hf_sed.data.schema import dataset_from_rows, make_row
-from hf_sed.audio import encode_audio
 from hf_sed.events import Event
 from tests.conftest import LABELS, tiny_config
 
@@ -29,7 +29,13 @@ def test_every_batch_has_the_quotas():
 
 def test_every_clip_is_seen_once_before_any_is_seen_twice():
     sampler = QuotaBatchSampler(SIZES, QUOTAS, seed=1)
-    seen = [index for epoch in range(20) for batch in batches(sampler, epoch) for source, index, _ in batch if source == "unlabelled"]
+    seen = [
+        index
+        for epoch in range(20)
+        for batch in batches(sampler, epoch)
+        for source, index, _ in batch
+        if source == "unlabelled"
+    ]
     for cycle in range(len(seen) // 23):
         assert sorted(seen[cycle * 23 : (cycle + 1) * 23]) == list(range(23))
 
@@ -44,7 +50,12 @@ def test_batches_depend_on_seed_and_epoch_alone():
 
 @pytest.mark.parametrize(
     ("quotas", "message"),
-    [({"strong": 11}, "it has 10"), ({"Strong": 1}, "names the source 'Strong'"), ({"weak": 0}, "at least 1"), ({}, "empty")],
+    [
+        ({"strong": 11}, "it has 10"),
+        ({"Strong": 1}, "names the source 'Strong'"),
+        ({"weak": 0}, "at least 1"),
+        ({}, "empty"),
+    ],
 )
 def test_impossible_quotas_are_explained(quotas, message):
     with pytest.raises(ValueError, match=message):
@@ -77,7 +88,9 @@ def test_clips_of_different_length_are_padded_and_masked():
 
 def test_long_clips_are_cropped_with_their_events_and_repeatably():
     config = tiny_config()
-    clips = SedClips({"all": dataset_from_rows([clip(6, events=[Event("Bark", 2.0, 4.0)])])}, config, max_seconds=2.0, seed=3)
+    clips = SedClips(
+        {"all": dataset_from_rows([clip(6, events=[Event("Bark", 2.0, 4.0)])])}, config, max_seconds=2.0, seed=3
+    )
     ramp = 2 / (6 * 8000 - 1)
     crops = set()
     for draw in range(8):
@@ -88,7 +101,9 @@ def test_long_clips_are_cropped_with_their_events_and_repeatably():
         active = np.flatnonzero(item["strong_targets"][:, LABELS.index("Bark")])
         overlap = max(min(start + 2, 4.0) - max(start, 2.0), 0)
         assert abs(len(active) * config.frame_hop - overlap) <= 2 * config.frame_hop
-        assert torch.equal(torch.from_numpy(item["input_values"]), torch.from_numpy(clips["all", 0, draw]["input_values"]))
+        assert torch.equal(
+            torch.from_numpy(item["input_values"]), torch.from_numpy(clips["all", 0, draw]["input_values"])
+        )
     assert len(crops) > 4
 
 

@@ -26,10 +26,17 @@ def write(path, text):
 
 def test_strong_weak_and_unlabelled_folders(folder, tmp_path):
     strong = hf_sed.load_annotated_folder(
-        folder, write(tmp_path / "s.tsv", "filename\tonset\toffset\tevent_label\n0.wav\t0.5\t1\tDog\n0.wav\t0\t0.2\tCat\n1.wav\t\t\t\n")
+        folder,
+        write(
+            tmp_path / "s.tsv",
+            "filename\tonset\toffset\tevent_label\n0.wav\t0.5\t1\tDog\n0.wav\t0\t0.2\tCat\n1.wav\t\t\t\n",
+        ),
     )
     assert strong["kind"] == ["strong", "strong"]
-    assert strong[0]["events"] == [{"label": "Cat", "onset": 0.0, "offset": 0.2}, {"label": "Dog", "onset": 0.5, "offset": 1.0}]
+    assert strong[0]["events"] == [
+        {"label": "Cat", "onset": 0.0, "offset": 0.2},
+        {"label": "Dog", "onset": 0.5, "offset": 1.0},
+    ]
     assert strong[0]["tags"] == ["Cat", "Dog"]
     assert strong[1]["events"] == []
     assert strong["duration"] == [2.0, 2.0]
@@ -81,7 +88,9 @@ def test_desed_layout(tmp_path):
             weak = split == "weak"
             write(
                 tmp_path / metadata,
-                "filename\tevent_labels\nYabc_0_10.wav\tSpeech,Dog\n" if weak else "filename\tonset\toffset\tevent_label\nYabc_0_10.wav\t0\t0.5\tCat\n",
+                "filename\tevent_labels\nYabc_0_10.wav\tSpeech,Dog\n"
+                if weak
+                else "filename\tonset\toffset\tevent_label\nYabc_0_10.wav\t0\t0.5\tCat\n",
             )
     parts = hf_sed.load_desed(tmp_path)
     assert {name: d["kind"][0] for name, d in parts.items()} == {

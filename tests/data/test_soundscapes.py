@@ -38,7 +38,9 @@ def test_the_bank_has_clearly_different_classes_that_repeat_exactly():
             assert np.isfinite(samples).all()
             assert 0.5 < np.abs(samples).max() <= 1
         assert np.array_equal(sound_bank.synthesise(label, 1, RATE), sound_bank.synthesise(label, 1, RATE))
-        assert not np.array_equal(sound_bank.synthesise(label, 1, RATE)[:1000], sound_bank.synthesise(label, 2, RATE)[:1000])
+        assert not np.array_equal(
+            sound_bank.synthesise(label, 1, RATE)[:1000], sound_bank.synthesise(label, 2, RATE)[:1000]
+        )
 
 
 def test_the_same_seed_gives_the_same_bytes_for_any_number_of_processes(tmp_path):
@@ -67,7 +69,13 @@ def test_no_source_crosses_splits(pools):
 
 def test_events_are_where_their_labels_say(pools):
     """Outside the labels there is the background at its level, inside an event 30 dB above it."""
-    settings = SoundscapeSettings(duration=3.0, sampling_rate=RATE, events=(2, 3), event_to_background_db=(30.0, 30.0), background_dbfs=(-60.0, -60.0))
+    settings = SoundscapeSettings(
+        duration=3.0,
+        sampling_rate=RATE,
+        events=(2, 3),
+        event_to_background_db=(30.0, 30.0),
+        background_dbfs=(-60.0, -60.0),
+    )
     row = compose_scene(7, pools["labelled"], settings)
     samples = load_audio(row["audio"], RATE)
     assert len(samples) == 3 * RATE
@@ -82,7 +90,9 @@ def test_events_are_where_their_labels_say(pools):
 
 
 def test_polyphony_and_gaps_between_events_of_a_class(pools):
-    settings = SoundscapeSettings(duration=5.0, sampling_rate=RATE, events=(6, 9), max_polyphony=2, event_length=(0.1, 3.0))
+    settings = SoundscapeSettings(
+        duration=5.0, sampling_rate=RATE, events=(6, 9), max_polyphony=2, event_length=(0.1, 3.0)
+    )
     most = 0
     for number in range(25):
         events = compose_scene(number, pools["labelled"], settings)["events"]

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import soundfile
@@ -42,7 +44,7 @@ def test_windows_cover_everything_on_the_frame_grid(samples):
         assert start % 8 == 0 and stop - start <= 100
         covered[start:stop] += 1
     assert covered.all()
-    for (_, a), (b, _) in zip(borders, borders[1:], strict=False):
+    for (_, a), (b, _) in itertools.pairwise(borders):
         assert a - b >= 20
 
 
@@ -67,7 +69,12 @@ def test_the_pipeline_takes_what_users_have(saved_detector, tmp_path):
         assert 0 <= event["onset"] < event["offset"] <= 3.0
         assert 0.45 < event["score"] <= 1
     assert [e["onset"] for e in from_path] == sorted(e["onset"] for e in from_path)
-    both = detect([str(tmp_path / "a.wav"), {"raw": samples[:8000, 0], "sampling_rate": rate}], batch_size=2, thresholds=0.45, median_filter=0.0)
+    both = detect(
+        [str(tmp_path / "a.wav"), {"raw": samples[:8000, 0], "sampling_rate": rate}],
+        batch_size=2,
+        thresholds=0.45,
+        median_filter=0.0,
+    )
     assert both[0] == from_path
     assert len(both) == 2
     assert detect((tmp_path / "a.wav").read_bytes(), thresholds=0.45, median_filter=0.0) == from_path
@@ -104,7 +111,9 @@ def test_a_bad_file_is_named(saved_detector, tmp_path):
 
 def test_the_picture_shows_detected_and_true_events(tmp_path):
     wave = np.random.default_rng(0).standard_normal(16000).astype(np.float32)
-    figure = plot_events(wave, 8000, [Event("b", 0.5, 1.0, 0.8)], [Event("a", 0.1, 0.4)], labels=["a", "b", "c"], title="clip")
+    figure = plot_events(
+        wave, 8000, [Event("b", 0.5, 1.0, 0.8)], [Event("a", 0.1, 0.4)], labels=["a", "b", "c"], title="clip"
+    )
     figure.savefig(tmp_path / "p.png")
     lower = figure.axes[1]
     assert [t.get_text() for t in lower.get_yticklabels()] == ["a", "b"]

@@ -20,7 +20,11 @@ def test_the_evaluate_metrics_give_the_same_numbers_offline():
     assert result["psds2"] == pytest.approx(psds(scores, truth, durations, CLASSES, hop, PSDS2).value, abs=1e-9)
     f1 = hf_sed.metrics.load("intersection_f1", labels=CLASSES, frame_hop=hop, threshold=0.4)
     references = [{"events": [e.as_dict() for e in truth[c]], "duration": durations[c]} for c in clips]
-    assert 0 < f1.compute(predictions=[np.asarray(scores[c]) for c in clips], references=references)["intersection_f1"] <= 1
+    assert (
+        0
+        < f1.compute(predictions=[np.asarray(scores[c]) for c in clips], references=references)["intersection_f1"]
+        <= 1
+    )
 
 
 def test_an_unknown_metric_is_explained():

@@ -38,7 +38,14 @@ def load_case(folder):
     arrays = np.load(folder / "scores.npz")
     names = [k[2:] for k in arrays.files if k.startswith("s/")]
     scores, borders = {n: arrays[f"s/{n}"] for n in names}, {n: arrays[f"t/{n}"] for n in names}
-    return scores, borders, [str(c) for c in arrays["classes"]], truth, durations, json.loads((folder / "expected.json").read_text())["expected"]
+    return (
+        scores,
+        borders,
+        [str(c) for c in arrays["classes"]],
+        truth,
+        durations,
+        json.loads((folder / "expected.json").read_text())["expected"],
+    )
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -50,7 +57,11 @@ def test_reference_values(case, shared):
         assert result.value == pytest.approx(reference[name]["value"], abs=1e-9)
         assert result.per_class == pytest.approx(reference[name]["per_class"], abs=1e-9)
     detections = {
-        clip: [(borders[clip][a], borders[clip][b], c) for k, c in enumerate(classes) for a, b in active_runs(array[:, k] > expected["threshold"])]
+        clip: [
+            (borders[clip][a], borders[clip][b], c)
+            for k, c in enumerate(classes)
+            for a, b in active_runs(array[:, k] > expected["threshold"])
+        ]
         for clip, array in scores.items()
     }
     f1 = intersection_f1(detections, truth, durations, classes)
@@ -64,7 +75,9 @@ def test_a_class_without_ground_truth_is_dropped_or_an_error(shared):
     scores, borders, classes, truth, durations, _ = load_case(shared / "metrics_cases" / "edge_class_without_gt")
     dropped = load_case(shared / "metrics_cases" / "edge_class_without_gt_dropped")[-1]["sed_scores_eval"]
     with pytest.warns(UserWarning, match="class_c"):
-        assert psds(scores, truth, durations, classes, borders).value == pytest.approx(dropped["psds1"]["value"], abs=1e-9)
+        assert psds(scores, truth, durations, classes, borders).value == pytest.approx(
+            dropped["psds1"]["value"], abs=1e-9
+        )
     with pytest.raises(ValueError, match="class_c"):
         psds(scores, truth, durations, classes, borders, without_ground_truth="error")
 
@@ -101,7 +114,9 @@ def brute_force(scores, truth, durations, hop, s):
                 detections = [(a * hop, b * hop) for a, b in active_runs(array[:, k] >= h)]
 
                 def share(d, label, clip=clip):
-                    inside = sum(max(0, min(d[1], e.offset) - max(d[0], e.onset)) for e in truth[clip] if e.label == label)
+                    inside = sum(
+                        max(0, min(d[1], e.offset) - max(d[0], e.onset)) for e in truth[clip] if e.label == label
+                    )
                     return round(inside, 9), d[1] - d[0]
 
                 relevant = [d for d in detections if share(d, c)[0] >= s.dtc * share(d, c)[1] - 1e-9]
@@ -134,7 +149,9 @@ def brute_force(scores, truth, durations, hop, s):
 @pytest.mark.parametrize("settings", [PsdsSettings(0.7, 0.7, e_max=3000), PsdsSettings(0.1, 0.1, 0.3, 0.5, 1.0, 3000)])
 def test_psds_equals_its_definition(seed, settings):
     scores, truth, durations, hop = small_set(seed)
-    assert psds(scores, truth, durations, CLASSES, hop, settings).value == pytest.approx(brute_force(scores, truth, durations, hop, settings), abs=1e-9)
+    assert psds(scores, truth, durations, CLASSES, hop, settings).value == pytest.approx(
+        brute_force(scores, truth, durations, hop, settings), abs=1e-9
+    )
 
 
 def test_every_detection_is_a_run_and_every_run_a_detection():
@@ -145,7 +162,9 @@ def test_every_detection_is_a_run_and_every_run_a_detection():
         for h in np.arange(-0.1, 1.0, 0.05):
             expected = set(active_runs(scores[:, column] > h))
             alive = (appears[:, column] > h) & (ends[:, column] <= h)
-            assert {(int(a), int(b)) for a, b in zip(first[alive, column], stop[alive, column], strict=True)} == expected
+            assert {
+                (int(a), int(b)) for a, b in zip(first[alive, column], stop[alive, column], strict=True)
+            } == expected
 
 
 def test_a_perfect_detector_scores_one():

@@ -9,7 +9,9 @@ from hf_sed.audio import optional_import
 from hf_sed.models.front_ends import FRONT_END_PRESETS, MelFrontEnd, front_end_dict, front_end_settings
 
 torchaudio = optional_import("torchaudio")
-needs_torchaudio = pytest.mark.skipif(torchaudio is None, reason="torchaudio does not import here (PyPI's is a CUDA build)")
+needs_torchaudio = pytest.mark.skipif(
+    torchaudio is None, reason="torchaudio does not import here (PyPI's is a CUDA build)"
+)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +26,9 @@ def test_padding_changes_no_valid_frame(preset, waveform):
     front_end = MelFrontEnd(preset)
     short = waveform[:, :30001]
     alone = front_end.scale(front_end(short))
-    padded = torch.cat([torch.nn.functional.pad(short, (0, 17999), value=3.0), waveform])  # what lies in the padding is ignored
+    padded = torch.cat(
+        [torch.nn.functional.pad(short, (0, 17999), value=3.0), waveform]
+    )  # what lies in the padding is ignored
     lengths = torch.tensor([30001, 48000])
     mel = front_end(padded, lengths)
     mask = front_end.frame_mask(lengths, mel.shape[1])
@@ -68,12 +72,17 @@ def test_kaldi_front_ends_agree_with_torchaudio(preset, window, gain, waveform):
     x = waveform * gain
     if s.remove_clip_mean:
         x = x - x.mean()
-    reference = torchaudio.compliance.kaldi.fbank(x, num_mel_bins=128, sample_frequency=16000, window_type=window, dither=0.0, htk_compat=True, use_energy=False)
+    reference = torchaudio.compliance.kaldi.fbank(
+        x, num_mel_bins=128, sample_frequency=16000, window_type=window, dither=0.0, htk_compat=True, use_energy=False
+    )
     front_end = MelFrontEnd(s)
     assert torch.allclose(front_end.scale(front_end(waveform))[0], (reference - s.mean) / s.scale, atol=1e-4)
 
 
-@pytest.mark.parametrize(("preset", "file", "key"), [("crnn", "atstsed", "cnn_mel"), ("atst", "atstsed", "atst_mel"), ("beats", "beats", "mel")])
+@pytest.mark.parametrize(
+    ("preset", "file", "key"),
+    [("crnn", "atstsed", "cnn_mel"), ("atst", "atstsed", "atst_mel"), ("beats", "beats", "mel")],
+)
 def test_features_meet_the_published_systems(preset, file, key, shared, monkeypatch):
     monkeypatch.syspath_prepend(str(shared / "parity"))
     import rules

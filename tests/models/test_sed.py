@@ -71,13 +71,17 @@ def test_a_missing_head_is_initialised_not_garbage(make_detector, tmp_path):
     fresh = hf_sed.SedForAudioFrameClassification(tiny_config())
     fresh.model.backbone = encoder
     fresh.save_pretrained(tmp_path / "whole")
-    state = {k: v for k, v in fresh.state_dict().items() if "sequence_model" not in k and "front_end" not in k and "head" not in k}
+    state = {
+        k: v
+        for k, v in fresh.state_dict().items()
+        if "sequence_model" not in k and "front_end" not in k and "head" not in k
+    }
     from safetensors.torch import save_file
 
     save_file(state, tmp_path / "whole" / "model.safetensors", metadata={"format": "pt"})
     loaded, info = AutoModelForAudioFrameClassification.from_pretrained(tmp_path / "whole", output_loading_info=True)
     assert any("sequence_model" in k for k in info["missing_keys"])
-    bound = 1 / tiny_config().sequence_hidden_size**0.5
+    bound = 1 / tiny_config().sequence_hidden_size ** 0.5
     for name, value in loaded.named_parameters():
         assert torch.isfinite(value).all(), name
         if "sequence_model" in name:
@@ -117,7 +121,13 @@ def test_padding_changes_no_training_loss_gradient_or_statistic(make_detector, w
         frames = model.config.num_frames(length)
         output = model(waveforms[:2, :length], mask, labels=labels[:, :frames], clip_labels=labels.amax(1))
         output.loss.backward()
-        results.append((output.loss, model.model.backbone.blocks[0].conv.weight.grad, model.model.backbone.blocks[1].batch_norm.running_var))
+        results.append(
+            (
+                output.loss,
+                model.model.backbone.blocks[0].conv.weight.grad,
+                model.model.backbone.blocks[1].batch_norm.running_var,
+            )
+        )
     for a, b in zip(*results, strict=True):
         assert torch.allclose(a, b, atol=1e-5)
 
@@ -139,7 +149,10 @@ def test_unknown_labels_do_not_train(detector, waveforms):
 
 def test_hidden_states_tuples_and_configs(detector, waveforms):
     output = detector(waveforms, output_hidden_states=True)
-    assert [h.shape[-1] for h in output.hidden_states] == [detector.config.backbone_config.hidden_size, detector.config.hidden_size]
+    assert [h.shape[-1] for h in output.hidden_states] == [
+        detector.config.backbone_config.hidden_size,
+        detector.config.hidden_size,
+    ]
     assert isinstance(detector(waveforms, return_dict=False), tuple)
     stored = json.loads(detector.config.to_json_string())
     assert stored["backbone_config"]["model_type"] == "hf-sed-crnn"
@@ -170,7 +183,10 @@ def test_feature_extractor_takes_what_users_have(tmp_path):
 
     extractor = hf_sed.SedFeatureExtractor(sampling_rate=8000)
     soundfile.write(tmp_path / "a.wav", np.zeros((16000, 2)), 16000)
-    batch = extractor([str(tmp_path / "a.wav"), {"array": np.ones(4000, dtype=np.float32), "sampling_rate": 8000}], return_tensors="pt")
+    batch = extractor(
+        [str(tmp_path / "a.wav"), {"array": np.ones(4000, dtype=np.float32), "sampling_rate": 8000}],
+        return_tensors="pt",
+    )
     assert batch["input_values"].shape == (2, 8000)
     assert batch["attention_mask"].sum(1).tolist() == [8000, 4000]
     assert extractor([0.0] * 100, return_tensors="np")["input_values"].shape == (1, 100)

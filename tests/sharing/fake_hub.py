@@ -27,7 +27,11 @@ class Hub(BaseHTTPRequestHandler):
     def reply(self, status: int = 200, body=b"", headers=None):
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
-        for name, value in {"Content-Type": "application/json", "Content-Length": str(len(data)), **(headers or {})}.items():
+        for name, value in {
+            "Content-Type": "application/json",
+            "Content-Length": str(len(data)),
+            **(headers or {}),
+        }.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
@@ -50,7 +54,10 @@ class Hub(BaseHTTPRequestHandler):
         path, body = unquote(urlsplit(self.path).path), self.body()
         host = f"http://{self.headers['Host']}"
         if path == "/__files__":
-            held = {f"{KINDS[kind]}{name}": {f: base64.b64encode(b).decode() for f, b in repo["files"].items()} for (kind, name), repo in REPOS.items()}
+            held = {
+                f"{KINDS[kind]}{name}": {f: base64.b64encode(b).decode() for f, b in repo["files"].items()}
+                for (kind, name), repo in REPOS.items()
+            }
             return self.reply(body=held)
         if path == "/api/whoami-v2":
             return self.reply(body={"type": "user", "name": "user", "orgs": [], "auth": {"type": "access_token"}})
@@ -68,7 +75,8 @@ class Hub(BaseHTTPRequestHandler):
             return self.reply()
         if re.fullmatch(r"/.+\.git/info/lfs/objects/batch", path):
             objects = [
-                {"oid": o["oid"], "size": o["size"], "actions": {"upload": {"href": f"{host}/lfs/{o['oid']}"}}} for o in json.loads(body)["objects"]
+                {"oid": o["oid"], "size": o["size"], "actions": {"upload": {"href": f"{host}/lfs/{o['oid']}"}}}
+                for o in json.loads(body)["objects"]
             ]
             return self.reply(body={"transfer": "basic", "objects": objects})
         if match := re.fullmatch(r"/api/(models|datasets|spaces)/([^/]+/[^/]+)(?:/(.+))?", path):
@@ -82,15 +90,33 @@ class Hub(BaseHTTPRequestHandler):
         if repo is None:
             return self.missing()
         files = repo["files"]
-        described = [{"type": "file", "path": p, "size": len(b), "oid": hashlib.sha1(b).hexdigest()} for p, b in files.items()]
+        described = [
+            {"type": "file", "path": p, "size": len(b), "oid": hashlib.sha1(b).hexdigest()} for p, b in files.items()
+        ]
         if rest[0] in ("", "revision"):
-            info = {"id": name, "modelId": name, "sha": repo["sha"], "private": False, "tags": [], "siblings": [{"rfilename": p} for p in files]}
+            info = {
+                "id": name,
+                "modelId": name,
+                "sha": repo["sha"],
+                "private": False,
+                "tags": [],
+                "siblings": [{"rfilename": p} for p in files],
+            }
             return self.reply(body=info)
         if rest[0] == "preupload":
             asked = json.loads(body)["files"]
             large = (".safetensors", ".parquet", ".bin")
             return self.reply(
-                body={"files": [{"path": f["path"], "uploadMode": "lfs" if f["path"].endswith(large) else "regular", "shouldIgnore": False} for f in asked]}
+                body={
+                    "files": [
+                        {
+                            "path": f["path"],
+                            "uploadMode": "lfs" if f["path"].endswith(large) else "regular",
+                            "shouldIgnore": False,
+                        }
+                        for f in asked
+                    ]
+                }
             )
         if rest[0] == "commit":
             for line in body.decode().splitlines():
@@ -103,21 +129,41 @@ class Hub(BaseHTTPRequestHandler):
                 elif entry["key"] == "deletedFile":
                     files.pop(value["path"], None)
             repo["sha"] = hashlib.sha1(repo["sha"].encode() + body).hexdigest()
-            return self.reply(body={"commitUrl": f"{host}/{name}/commit/{repo['sha']}", "commitOid": repo["sha"], "pullRequestUrl": None})
+            return self.reply(
+                body={
+                    "commitUrl": f"{host}/{name}/commit/{repo['sha']}",
+                    "commitOid": repo["sha"],
+                    "pullRequestUrl": None,
+                }
+            )
         if rest[0] == "tree":
             folder = "".join(f"{part}/" for part in rest[2:])
             inside = [d for d in described if d["path"].startswith(folder)]
             if folder and not inside:
                 return self.missing("EntryNotFound")
-            folders = sorted({folder + d["path"][len(folder) :].split("/")[0] for d in inside if "/" in d["path"][len(folder) :]})
+            folders = sorted(
+                {folder + d["path"][len(folder) :].split("/")[0] for d in inside if "/" in d["path"][len(folder) :]}
+            )
             if "recursive=true" not in self.path.lower():
                 inside = [d for d in inside if "/" not in d["path"][len(folder) :]]
-            return self.reply(body=[{"type": "directory", "path": f, "size": 0, "oid": "0" * 40} for f in folders] + inside)
+            return self.reply(
+                body=[{"type": "directory", "path": f, "size": 0, "oid": "0" * 40} for f in folders] + inside
+            )
         if rest[0] == "paths-info":
-            wanted = re.findall(r"paths=([^&]*)", body.decode()) if b"paths=" in body else json.loads(body or b"{}").get("paths", [])
+            wanted = (
+                re.findall(r"paths=([^&]*)", body.decode())
+                if b"paths=" in body
+                else json.loads(body or b"{}").get("paths", [])
+            )
             return self.reply(body=[d for d in described if d["path"] in [unquote(w) for w in wanted]])
         if rest[0] == "refs":
-            return self.reply(body={"branches": [{"name": "main", "ref": "refs/heads/main", "targetCommit": repo["sha"]}], "tags": [], "converts": []})
+            return self.reply(
+                body={
+                    "branches": [{"name": "main", "ref": "refs/heads/main", "targetCommit": repo["sha"]}],
+                    "tags": [],
+                    "converts": [],
+                }
+            )
         return self.missing("EntryNotFound")
 
     def resolve(self, kind, name, path):
@@ -127,10 +173,18 @@ class Hub(BaseHTTPRequestHandler):
         if path not in repo["files"]:
             return self.missing("EntryNotFound")
         data = repo["files"][path]
-        headers = {"X-Repo-Commit": repo["sha"], "ETag": f'"{hashlib.sha256(data).hexdigest()}"', "Accept-Ranges": "bytes"}
+        headers = {
+            "X-Repo-Commit": repo["sha"],
+            "ETag": f'"{hashlib.sha256(data).hexdigest()}"',
+            "Accept-Ranges": "bytes",
+        }
         if match := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
             last = int(match[2]) if match[2] else len(data) - 1
-            return self.reply(206, data[int(match[1]) : last + 1], {**headers, "Content-Range": f"bytes {match[1]}-{last}/{len(data)}"})
+            return self.reply(
+                206,
+                data[int(match[1]) : last + 1],
+                {**headers, "Content-Range": f"bytes {match[1]}-{last}/{len(data)}"},
+            )
         return self.reply(200, data, headers)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = handle_request

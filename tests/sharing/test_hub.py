@@ -15,7 +15,9 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def hub():
-    process = subprocess.Popen([sys.executable, str(Path(__file__).with_name("fake_hub.py"))], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("fake_hub.py"))], stdout=subprocess.PIPE, text=True
+    )
     try:
         yield process.stdout.readline().strip()
     finally:
@@ -30,7 +32,9 @@ def run(code: str, endpoint: str, home: Path, *arguments: str) -> str:
         "HF_ENDPOINT": endpoint, "HF_TOKEN": "hf_secret_token_123", "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(home), "PYTHONPATH": str(ROOT),
         "HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1",
     }  # fmt: skip
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment, timeout=300, cwd=home)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment, timeout=300, cwd=home
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stdout
 
@@ -77,7 +81,12 @@ def test_a_run_is_pushed_and_loads_by_its_id(hub, scenes, tmp_path, strategy):
     scenes.save_to_disk(tmp_path / "scenes")
     pushed = run(TRAIN, hub, tmp_path, str(tmp_path / "scenes"), str(tmp_path / "run"), strategy)
     files = held(hub)["user/sed"]
-    assert set(files) - {".gitattributes"} == {"config.json", "model.safetensors", "preprocessor_config.json", "README.md"}
+    assert set(files) - {".gitattributes"} == {
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+        "README.md",
+    }
     assert float(run(LOAD, hub, tmp_path / "run").split()[-1]) == pytest.approx(float(pushed.split()[-1]), abs=1e-3)
     card = files["README.md"].decode()
     assert "PSDS1" in card and "user/sed" in card and "library_name: hf_sed" in card
@@ -123,7 +132,11 @@ PUSH = "import sys; from hf_sed.cli import main; sys.exit(main(['push', sys.argv
 def test_the_command_line_pushes_a_saved_detector(hub, saved_detector, tmp_path):
     (saved_detector / "notes.txt").write_text("private")
     run(PUSH, hub, tmp_path, str(saved_detector))
-    assert set(held(hub)["user/by-hand"]) - {".gitattributes"} == {"config.json", "model.safetensors", "preprocessor_config.json"}
+    assert set(held(hub)["user/by-hand"]) - {".gitattributes"} == {
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+    }
 
 
 def test_what_is_no_detector_or_refers_to_a_local_folder_is_not_pushed(tmp_path):

@@ -23,11 +23,24 @@ RECORD = {
 def test_a_card_says_what_the_record_says_and_no_path():
     card = model_card(RECORD, "tiny", "user/tiny")
     text = str(card)
-    for expected in ("0.123", "0.457", "Dog (12 events)", "1,234,567", "80 strong, 160 weak", 'model="user/tiny"', "reconstruction of arXiv 2606.29901", "seed 3"):
+    for expected in (
+        "0.123",
+        "0.457",
+        "Dog (12 events)",
+        "1,234,567",
+        "80 strong, 160 weak",
+        'model="user/tiny"',
+        "reconstruction of arXiv 2606.29901",
+        "seed 3",
+    ):
         assert expected in text
     assert "/root" not in text
     parsed = ModelCard(text)
-    assert {r.metric_type: r.metric_value for r in parsed.data.eval_results} == {"psds1": 0.1234, "psds2": 0.4567, "intersection_f1": 0.5}
+    assert {r.metric_type: r.metric_value for r in parsed.data.eval_results} == {
+        "psds1": 0.1234,
+        "psds2": 0.4567,
+        "intersection_f1": 0.5,
+    }
     assert parsed.data.license == "apache-2.0"
 
 

@@ -21,10 +21,17 @@ gradio_client = pytest.importorskip("gradio_client")
 @pytest.fixture
 def address(saved_detector, tmp_path):
     environment = {
-        **os.environ, "MODEL_ID": str(saved_detector), "GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_SERVER_NAME": "127.0.0.1", "PYTHONUNBUFFERED": "1",
-        "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1",
+        **os.environ, "MODEL_ID": str(saved_detector), "GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_SERVER_NAME": "127.0.0.1",
+        "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1",
     }  # fmt: skip
-    process = subprocess.Popen([sys.executable, str(SPACE / "app.py")], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path)
+    process = subprocess.Popen(
+        [sys.executable, str(SPACE / "app.py")],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=tmp_path,
+    )
     try:
         lines, end = [], time.monotonic() + 120
         while time.monotonic() < end:
@@ -46,7 +53,9 @@ def test_the_api_detects_events_in_an_uploaded_file(address, tmp_path):
     rate = 22050
     soundfile.write(tmp_path / "bark.flac", 0.2 * np.random.default_rng(0).standard_normal(2 * rate), rate)
     client = gradio_client.Client(address, verbose=False)
-    picture, table = client.predict(audio=gradio_client.handle_file(str(tmp_path / "bark.flac")), threshold=0.05, api_name="/detect")
+    picture, table = client.predict(
+        audio=gradio_client.handle_file(str(tmp_path / "bark.flac")), threshold=0.05, api_name="/detect"
+    )
     assert picture["type"] == "matplotlib"
     assert picture["plot"].startswith("data:image")
     assert table["headers"] == ["event", "onset (s)", "offset (s)", "score"]

@@ -20,7 +20,9 @@ def logits(model, x):
 
 def test_an_adapter_trains_saves_and_loads_back_by_the_auto_class(base, scenes, train_sources, tmp_path):
     adapted = hf_sed.add_lora(base, r=4)
-    trainer = hf_sed.SedTrainer(adapted, arguments(tmp_path / "run", learning_rate=0.01, ema_decay=0.5), train_sources, scenes["validation"])
+    trainer = hf_sed.SedTrainer(
+        adapted, arguments(tmp_path / "run", learning_rate=0.01, ema_decay=0.5), train_sources, scenes["validation"]
+    )
     frozen = {n: p.clone() for n, p in adapted.named_parameters() if not p.requires_grad}
     assert any("lora_A" in n for n in trainer.learner.teacher.tensors())
     assert not any("base_layer" in n for n in trainer.learner.teacher.parameter_names)
@@ -34,7 +36,9 @@ def test_an_adapter_trains_saves_and_loads_back_by_the_auto_class(base, scenes, 
     assert not (tmp_path / "run" / "model.safetensors").exists()
     loaded = AutoModelForAudioFrameClassification.from_pretrained(tmp_path / "run")
     assert torch.allclose(logits(loaded, x), expected, atol=1e-6)
-    assert (expected - logits(AutoModelForAudioFrameClassification.from_pretrained(base.config._name_or_path), x)).abs().max() > 1e-3
+    assert (
+        expected - logits(AutoModelForAudioFrameClassification.from_pretrained(base.config._name_or_path), x)
+    ).abs().max() > 1e-3
 
 
 def test_merging_equals_the_adapter(base, tmp_path):
@@ -44,7 +48,9 @@ def test_merging_equals_the_adapter(base, tmp_path):
     merged = adapted.merge_and_unload()
     assert torch.allclose(logits(merged, x), expected, atol=1e-5)
     merged.save_pretrained(tmp_path / "merged")
-    assert torch.allclose(logits(AutoModelForAudioFrameClassification.from_pretrained(tmp_path / "merged"), x), expected, atol=1e-5)
+    assert torch.allclose(
+        logits(AutoModelForAudioFrameClassification.from_pretrained(tmp_path / "merged"), x), expected, atol=1e-5
+    )
 
 
 def test_an_adapter_run_resumes_exactly(saved_detector, train_sources, tmp_path):

@@ -34,7 +34,13 @@ def values(tmp_path):
             },
         },
         "model": {"config": MODEL},
-        "training": {"use_cpu": True, "disable_tqdm": True, "dataloader_num_workers": 0, "max_steps": 2, "save_steps": 1},
+        "training": {
+            "use_cpu": True,
+            "disable_tqdm": True,
+            "dataloader_num_workers": 0,
+            "max_steps": 2,
+            "save_steps": 1,
+        },
         "stages": [
             {"name": "stage1", "training": {"preset": "supervised", "batch_quotas": {"strong": 2, "weak": 2}}},
             {"name": "stage2", "training": {"batch_quotas": {"strong": 2, "weak": 2, "unlabelled": 2}}},
@@ -80,13 +86,21 @@ def test_a_recipe_trains_an_adapter(values, tmp_path):
 
 
 def test_a_comparison_starts_all_presets_from_the_same_model(values, tmp_path):
-    values["compare"] = {"presets": ["supervised", "conditional-mixup"], "seeds": [0, 1], "overrides": {"supervised": {"learning_rate": 0.002}}}
+    values["compare"] = {
+        "presets": ["supervised", "conditional-mixup"],
+        "seeds": [0, 1],
+        "overrides": {"supervised": {"learning_rate": 0.002}},
+    }
     result = run_comparison(recipe_from(values))
     assert [r["row"] for r in result["rows"]] == ["stage1", "supervised", "conditional-mixup"]
     assert all(row["seeds"] == [0, 1] for row in result["rows"])
     runs = {(r["row"], r["seed"]): r for r in result["runs"]}
     for seed in (0, 1):
-        assert runs["supervised", seed]["started_from"] == runs["conditional-mixup", seed]["started_from"] == runs["stage1", seed]["model"]
+        assert (
+            runs["supervised", seed]["started_from"]
+            == runs["conditional-mixup", seed]["started_from"]
+            == runs["stage1", seed]["model"]
+        )
         assert runs["supervised", seed]["learning_rate"] == 0.002
         assert runs["supervised", seed]["steps"] == runs["conditional-mixup", seed]["steps"]
     assert json.loads((tmp_path / "run" / "results.json").read_text())["rows"] == json.loads(json.dumps(result["rows"]))
@@ -128,10 +142,16 @@ def test_sources_can_be_annotated_folders(values, tmp_path):
     ("change", "message"),
     [
         (lambda v: v.update(modle={}), "unknown key 'modle'; did you mean 'model'"),
-        (lambda v: v["training"].update(learning_rat=1), "training: unknown key 'learning_rat'; did you mean 'learning_rate'"),
+        (
+            lambda v: v["training"].update(learning_rat=1),
+            "training: unknown key 'learning_rat'; did you mean 'learning_rate'",
+        ),
         (lambda v: v["data"].update(pth="x"), "data: unknown key 'pth'; did you mean 'path'"),
         (lambda v: v["stages"][0].update(trainig={}), "unknown key 'trainig'; did you mean 'training'"),
-        (lambda v: v["stages"][1]["training"].update(mixup_treshold=1), "stage 'stage2', training: unknown key 'mixup_treshold'; did you mean 'mixup_threshold'"),
+        (
+            lambda v: v["stages"][1]["training"].update(mixup_treshold=1),
+            "stage 'stage2', training: unknown key 'mixup_treshold'; did you mean 'mixup_threshold'",
+        ),
         (lambda v: v["training"].update(preset="fixmatch"), "preset 'fixmatch'"),
         (lambda v: v.pop("data"), "no `data` block"),
         (lambda v: v["stages"][1].update(name="stage1"), "different names"),
@@ -169,7 +189,16 @@ def test_the_shipped_recipes_are_valid(path):
 
 def test_accelerate_launch_runs_the_same_yaml(values, tmp_path):
     recipe = write(values, tmp_path / "r.yaml")
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", str(ROOT / "recipes" / "train.py"), str(recipe)]
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "1",
+        str(ROOT / "recipes" / "train.py"),
+        str(recipe),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "stage2" in done.stdout

@@ -129,9 +129,13 @@ def test_the_ict_loss_by_hand(make_learner):
     teacher = learner._teacher_forward(mel, None)
     t, w = teacher.logits.sigmoid(), teacher.clip_probabilities
     y = batch["strong_targets"]
-    strong = nn.functional.binary_cross_entropy(student.logits.sigmoid(), lam * y + (1 - lam) * y[plan.partner], reduction="none")
+    strong = nn.functional.binary_cross_entropy(
+        student.logits.sigmoid(), lam * y + (1 - lam) * y[plan.partner], reduction="none"
+    )
     v, flat = batch["weak_targets"], plan.weight[:, None]
-    weak = nn.functional.binary_cross_entropy(student.clip_probabilities, flat * v + (1 - flat) * v[plan.partner], reduction="none")
+    weak = nn.functional.binary_cross_entropy(
+        student.clip_probabilities, flat * v + (1 - flat) * v[plan.partner], reduction="none"
+    )
     consistency = ((student.logits.sigmoid() - (lam * t + (1 - lam) * t[plan.partner])) ** 2).mean() + 0.5 * (
         (student.clip_probabilities - (flat * w + (1 - flat) * w[plan.partner])) ** 2
     ).mean()
@@ -188,7 +192,9 @@ def test_padding_with_silence_changes_no_loss(make_learner, domain, layer):
         batch = make_batch(learner.detector.config, samples=9000)
         batch["input_values"] = nn.functional.pad(batch["input_values"], (0, samples - 9000))
         frames = learner.detector.config.num_frames(samples)
-        batch["strong_targets"] = nn.functional.pad(batch["strong_targets"], (0, 0, 0, frames - batch["strong_targets"].shape[1]))
+        batch["strong_targets"] = nn.functional.pad(
+            batch["strong_targets"], (0, 0, 0, frames - batch["strong_targets"].shape[1])
+        )
         batch["attention_mask"] = (torch.arange(samples) < 9000).long().expand(8, -1)
         results.append(learner(**batch, plan=a_plan()))
     for name, value in results[0].terms.items():
@@ -233,7 +239,9 @@ def test_the_teacher_is_the_closed_form_average(make_learner):
         history.append({n: p.detach().double().clone() for n, p in learner.student.named_parameters()})
     for name, value in learner.teacher.tensors().items():
         if name in start:
-            expected = decay**5 * start[name] + sum((1 - decay) * decay ** (4 - i) * h[name] for i, h in enumerate(history))
+            expected = decay**5 * start[name] + sum(
+                (1 - decay) * decay ** (4 - i) * h[name] for i, h in enumerate(history)
+            )
             assert torch.allclose(value.double(), expected, atol=1e-6), name
 
 
@@ -241,7 +249,10 @@ def test_frozen_parameters_are_shared_not_copied(make_detector):
     model = make_detector()
     model.model.backbone.requires_grad_(False)
     learner = StudentTeacher(model, settings())
-    assert not any(name.startswith("model.backbone") and "running" not in name and "num_batches" not in name for name in learner.teacher.tensors())
+    assert not any(
+        name.startswith("model.backbone") and "running" not in name and "num_batches" not in name
+        for name in learner.teacher.tensors()
+    )
     assert any(name.startswith("strong_head") for name in learner.teacher.tensors())
 
 
@@ -266,7 +277,10 @@ def test_the_teacher_predicts_with_its_own_tensors_and_saves_them(make_learner, 
 
     learner = make_learner(teacher_offset=0.3).eval()
     x = make_batch(learner.detector.config)["input_values"]
-    student, teacher = learner.predict("student", input_values=x).logits, learner.predict("teacher", input_values=x).logits
+    student, teacher = (
+        learner.predict("student", input_values=x).logits,
+        learner.predict("teacher", input_values=x).logits,
+    )
     assert (student - teacher).abs().max() > 0.01
     learner.save_pretrained(tmp_path)
     loaded = AutoModelForAudioFrameClassification.from_pretrained(tmp_path).eval()

@@ -76,7 +76,9 @@ def test_every_preset_trains_logs_evaluates_and_saves(make_trainer, preset, tmp_
     trainer.save_model()
     saved = {p.name for p in (tmp_path / "run").iterdir() if p.is_file()}
     assert saved == {"config.json", "model.safetensors", "preprocessor_config.json"}
-    events = pipeline("sound-event-detection", model=str(tmp_path / "run"))({"array": torch.zeros(8000).numpy(), "sampling_rate": 8000})
+    events = pipeline("sound-event-detection", model=str(tmp_path / "run"))(
+        {"array": torch.zeros(8000).numpy(), "sampling_rate": 8000}
+    )
     assert isinstance(events, list)
 
 
@@ -91,7 +93,9 @@ def test_the_saved_detector_is_the_teacher_or_the_student(make_trainer, tmp_path
             trainer.save_network(tmp_path / other, other)
             loaded = AutoModelForAudioFrameClassification.from_pretrained(tmp_path / other).eval()
             with torch.no_grad():
-                assert torch.allclose(loaded(x).logits, trainer.learner.predict(other, input_values=x).logits, atol=1e-6)
+                assert torch.allclose(
+                    loaded(x).logits, trainer.learner.predict(other, input_values=x).logits, atol=1e-6
+                )
         saved = AutoModelForAudioFrameClassification.from_pretrained(tmp_path / network).eval()
         with torch.no_grad():
             logits = {n: trainer.learner.predict(n, input_values=x).logits for n in ("teacher", "student")}
@@ -224,7 +228,13 @@ def test_the_best_model_is_loaded_whole(make_trainer):
 
     scores = iter([0.9, 0.1])
     trainer = make_trainer(
-        callbacks=[Spoil()], evaluate=True, eval_strategy="steps", eval_steps=3, load_best_model_at_end=True, save_steps=3, greater_is_better=True
+        callbacks=[Spoil()],
+        evaluate=True,
+        eval_strategy="steps",
+        eval_steps=3,
+        load_best_model_at_end=True,
+        save_steps=3,
+        greater_is_better=True,
     )
     trainer.compute_metrics = lambda prediction: {"psds1": next(scores)}
     trainer.train()
@@ -242,7 +252,14 @@ def test_plain_trainer_features_go_on_working(make_trainer):
 
 
 def test_learning_rate_follows_the_ramp(make_trainer):
-    trainer = make_trainer(max_steps=6, ramp_steps=4, logging_steps=1, learning_rate=0.01, final_learning_rate_ratio=0.1, save_strategy="no")
+    trainer = make_trainer(
+        max_steps=6,
+        ramp_steps=4,
+        logging_steps=1,
+        learning_rate=0.01,
+        final_learning_rate_ratio=0.1,
+        save_strategy="no",
+    )
     trainer.train()
     rates = [log["learning_rate"] for log in trainer.state.log_history if "learning_rate" in log]
     factors = [math.exp(-5 * (1 - step / 4) ** 2) for step in range(4)] + [1.0, 0.55]
@@ -257,7 +274,11 @@ def test_supervised_leaves_unlabelled_sources_out(make_trainer):
 
 
 def test_quotas_default_to_an_even_spread(make_trainer):
-    assert make_trainer(batch_quotas=None, per_device_train_batch_size=9).args.batch_quotas == {"strong": 3, "weak": 3, "unlabelled": 3}
+    assert make_trainer(batch_quotas=None, per_device_train_batch_size=9).args.batch_quotas == {
+        "strong": 3,
+        "weak": 3,
+        "unlabelled": 3,
+    }
 
 
 @pytest.mark.parametrize(

@@ -39,13 +39,17 @@ class CrnnConfig(SedPreTrainedConfig):
         self.conv_filters = list(self.conv_filters)
         self.pooling = [list(p) for p in self.pooling]
         if len(self.conv_filters) != len(self.pooling):
-            raise ValueError(f"conv_filters has {len(self.conv_filters)} blocks, pooling {len(self.pooling)}; they must agree.")
+            raise ValueError(
+                f"conv_filters has {len(self.conv_filters)} blocks, pooling {len(self.pooling)}; they must agree."
+            )
         if isinstance(self.dropout, list | tuple) and len(self.dropout) != len(self.conv_filters):
             raise ValueError(f"dropout has {len(self.dropout)} values for {len(self.conv_filters)} blocks.")
         if self.activation not in ("cg", "glu", "relu"):
             raise ValueError(f"activation {self.activation!r}; expected cg, glu or relu.")
         if self.front_end["num_mel_bins"] < prod(p[1] for p in self.pooling):
-            raise ValueError(f"{self.front_end['num_mel_bins']} mel bins are fewer than the frequency pooling {self.pooling} takes.")
+            raise ValueError(
+                f"{self.front_end['num_mel_bins']} mel bins are fewer than the frequency pooling {self.pooling} takes."
+            )
         super().__post_init__(**kwargs)
 
     @property

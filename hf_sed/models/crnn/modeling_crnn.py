@@ -33,7 +33,9 @@ class CrnnBlock(nn.Module):
     def __init__(self, config: CrnnConfig, in_channels: int, out_channels: int, pool: tuple[int, int], dropout: float):
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, config.kernel_size, padding=config.kernel_size // 2)
-        self.batch_norm = MaskedBatchNorm2d(out_channels, eps=config.batch_norm_eps, momentum=config.batch_norm_momentum)
+        self.batch_norm = MaskedBatchNorm2d(
+            out_channels, eps=config.batch_norm_eps, momentum=config.batch_norm_momentum
+        )
         self.gate = None if config.activation == "relu" else nn.Linear(out_channels, out_channels)
         self.activation = config.activation
         self.dropout = nn.Dropout(dropout)

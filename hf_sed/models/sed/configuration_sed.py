@@ -48,10 +48,14 @@ class SedConfig(SedPreTrainedConfig):
             values = dict(self.backbone_config)
             model_type = values.pop("model_type", None)
             if model_type not in CONFIG_MAPPING:
-                raise ValueError(f"backbone_config: model_type {model_type!r} is not one that transformers or hf_sed knows.")
+                raise ValueError(
+                    f"backbone_config: model_type {model_type!r} is not one that transformers or hf_sed knows."
+                )
             self.backbone_config = CONFIG_MAPPING[model_type](**values)
         if not hasattr(self.backbone_config, "front_end"):
-            raise ValueError(f"backbone_config: {type(self.backbone_config).__name__} names no front end; hf_sed's encoders do.")
+            raise ValueError(
+                f"backbone_config: {type(self.backbone_config).__name__} names no front end; hf_sed's encoders do."
+            )
         if labels is not None:
             if isinstance(labels, str) or len(set(labels)) != len(labels) or not labels:
                 raise ValueError(f"labels {labels!r}: expected a list of distinct class names.")

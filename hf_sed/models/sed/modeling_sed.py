@@ -128,7 +128,9 @@ class SedModel(SedPreTrainedModel):
         # Packed, the backward direction starts at each clip's own last frame.
         lengths = frame_mask.sum(1).clamp(min=1).cpu()
         packed = nn.utils.rnn.pack_padded_sequence(encoded, lengths, batch_first=True, enforce_sorted=False)
-        return nn.utils.rnn.pad_packed_sequence(self.sequence_model(packed)[0], batch_first=True, total_length=encoded.shape[1])[0]
+        return nn.utils.rnn.pad_packed_sequence(
+            self.sequence_model(packed)[0], batch_first=True, total_length=encoded.shape[1]
+        )[0]
 
 
 class SedForAudioFrameClassification(SedPreTrainedModel):
@@ -139,7 +141,9 @@ class SedForAudioFrameClassification(SedPreTrainedModel):
         self.model = SedModel(config)
         self.dropout = nn.Dropout(config.dropout)
         self.strong_head = nn.Linear(config.hidden_size, config.num_labels)
-        self.attention_head = nn.Linear(config.hidden_size, config.num_labels) if config.pooling == "attention" else None
+        self.attention_head = (
+            nn.Linear(config.hidden_size, config.num_labels) if config.pooling == "attention" else None
+        )
         self.post_init()
 
     @can_return_tuple
