@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..events import Event
@@ -98,10 +98,3 @@ def undecoded(dataset):
 def class_names(dataset, column: str = "tags") -> list[str]:
     """Sorted class names that occur in a data set's tags."""
     return sorted({tag for tags in dataset[column] for tag in tags})
-
-
-def map_splits(splits: Mapping, function: Callable) -> datasets.DatasetDict:
-    """Apply a function to every split."""
-    from datasets import DatasetDict
-
-    return DatasetDict({name: function(split) for name, split in splits.items()})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from torch import nn
 
 _SAVED_WHOLE = ("sequence_model", "strong_head", "attention_head", "batch_norm")
@@ -44,6 +46,8 @@ def add_lora(
         raise ValueError(
             "an adapter refers to its base model: save the detector and load it with from_pretrained before add_lora."
         )
+    if Path(model.config._name_or_path).is_dir():  # an adapter must find its base from any working directory
+        model.config._name_or_path = str(Path(model.config._name_or_path).resolve())
     present = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
     config = LoraConfig(
         r=r,

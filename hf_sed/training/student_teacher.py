@@ -30,7 +30,8 @@ _SEPARATOR = "/"  # buffer names must not hold a dot
 
 @dataclass
 class StepOutput(ModelOutput):
-    """``loss``, and in ``terms`` each of its parts and the monitors, detached, unweighted."""
+    """``loss``, and in ``terms`` what a log shows, detached: each part of the loss without its weight (``loss_strong``,
+    ``loss_weak``, ``loss_consistency``, ``loss_contrastive``), λ statistics and the collapse monitor."""
 
     loss: torch.FloatTensor | None = None
     terms: dict[str, torch.Tensor] | None = None
@@ -172,22 +173,22 @@ class StudentTeacher(nn.Module):
         student = self._student_forward(mixed, mixed_mask)
         target_of = plan.target if s.mixup_labels == "soft" else plan.union
         terms = {
-            "strong": strong_bce(student.logits, target_of(strong_targets), strong_mask, student.frame_mask),
-            "weak": weak_bce(student.clip_probabilities, target_of(weak_targets), weak_mask),
+            "loss_strong": strong_bce(student.logits, target_of(strong_targets), strong_mask, student.frame_mask),
+            "loss_weak": weak_bce(student.clip_probabilities, target_of(weak_targets), weak_mask),
         }
-        loss = terms["strong"] + s.weak_loss_weight * terms["weak"]
+        loss = terms["loss_strong"] + s.weak_loss_weight * terms["loss_weak"]
         if s.uses_teacher:
             teacher = self._teacher_forward(*((mixed, mixed_mask) if s.teacher_sees_mixed else (clean, clean_mask)))
             target_plan = unmixed_plan(len(groups)).to(input_values.device) if s.teacher_sees_mixed else plan
             if s.consistency_weight > 0:
-                terms["consistency"] = self._consistency(student, teacher, target_plan)
-                loss = loss + s.consistency_weight * ramp * terms["consistency"]
+                terms["loss_consistency"] = self._consistency(student, teacher, target_plan)
+                loss = loss + s.consistency_weight * ramp * terms["loss_consistency"]
             if s.contrastive_weight > 0:
-                terms["contrastive"], terms["embedding_spread"] = self._contrastive(student, teacher, target_plan)
-                loss = loss + s.contrastive_weight * ramp * terms["contrastive"]
-        terms["mixed"] = (plan.weight < 1).float().mean()
-        terms["composed"] = (plan.effective < 1).float().mean()
-        terms["lambda"] = plan.weight.mean()
+                terms["loss_contrastive"], terms["embedding_spread"] = self._contrastive(student, teacher, target_plan)
+                loss = loss + s.contrastive_weight * ramp * terms["loss_contrastive"]
+        terms["mixup_share"] = (plan.weight < 1).float().mean()
+        terms["composition_share"] = (plan.effective < 1).float().mean()
+        terms["mixup_lambda"] = plan.weight.mean()
         return StepOutput(loss, {name: value.detach() for name, value in terms.items()})
 
     def _student_forward(self, spectrogram: torch.Tensor, mask: torch.Tensor | None) -> SedOutput:

@@ -87,9 +87,7 @@ class SedTrainer(Trainer):
             args.batch_quotas = batch_quotas(self._sources, args)
             args.per_device_train_batch_size = sum(args.batch_quotas.values())
             self._sources = {name: self._sources[name] for name in args.batch_quotas}
-            clips = SedClips(
-                self._sources, config, config.clip_length, args.data_seed if args.data_seed is not None else args.seed
-            )
+            clips = SedClips(self._sources, config, config.clip_length, _data_seed(args))
         if eval_dataset is not None:
             if set(eval_dataset["kind"]) != {"strong"}:
                 raise ValueError(
@@ -133,9 +131,7 @@ class SedTrainer(Trainer):
         if self.train_dataset is None:
             raise ValueError("SedTrainer: training needs train_dataset, a dict of source name -> data set.")
         args = self.args
-        self.batch_sampler = QuotaBatchSampler(
-            self.clip_counts, args.batch_quotas, args.data_seed if args.data_seed is not None else args.seed
-        )
+        self.batch_sampler = QuotaBatchSampler(self.clip_counts, args.batch_quotas, _data_seed(args))
         loader = DataLoader(
             self.train_dataset,
             batch_sampler=self.batch_sampler,
@@ -178,9 +174,7 @@ class SedTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the mean of each loss term and monitor since the last log to a training log."""
         if "loss" in logs:
-            logs.update(
-                {f"loss_{name}": float(total) / self._term_counts[name] for name, total in self._term_sums.items()}
-            )
+            logs.update({name: float(total) / self._term_counts[name] for name, total in self._term_sums.items()})
             self._term_sums, self._term_counts = {}, {}
         super().log(logs, start_time)
 
@@ -192,9 +186,10 @@ class SedTrainer(Trainer):
         waveforms = {k: inputs[k] for k in ("input_values", "attention_mask") if k in inputs}
         scores, loss = [], None
         with torch.no_grad(), self.compute_loss_context_manager():
+            mel, mask = self.learner.detector.model.spectrogram(**waveforms)
             for network in NETWORKS:
                 targets = {"labels": inputs["strong_targets"]} if network == self.args.evaluate_with else {}
-                output = self.learner.predict(network, **waveforms, **targets)
+                output = self.learner.predict(network, spectrogram=mel, spectrogram_mask=mask, **targets)
                 probabilities = output.logits.float().sigmoid()
                 if output.frame_mask is not None:
                     probabilities = probabilities.masked_fill(~output.frame_mask[..., None], -100.0)
@@ -292,6 +287,10 @@ class SedTrainer(Trainer):
             token=kwargs.get("token", self.args.hub_token),
             revision=kwargs.get("revision"),
         )
+
+
+def _data_seed(args: SedTrainingArguments) -> int:
+    return args.seed if args.data_seed is None else args.data_seed
 
 
 def batch_quotas(sources: Mapping[str, datasets.Dataset], args: SedTrainingArguments) -> dict[str, int]:

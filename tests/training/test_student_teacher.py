@@ -115,7 +115,7 @@ def test_without_mixing_every_preset_is_plain_mean_teacher(make_learner):
     expected = ((student.logits.sigmoid() - teacher.logits.sigmoid()) ** 2).mean() + 0.5 * (
         (student.clip_probabilities - teacher.clip_probabilities) ** 2
     ).mean()
-    assert torch.allclose(make_learner("ict", **values)(**batch).terms["consistency"], expected, atol=1e-6)
+    assert torch.allclose(make_learner("ict", **values)(**batch).terms["loss_consistency"], expected, atol=1e-6)
 
 
 def test_the_ict_loss_by_hand(make_learner):
@@ -148,8 +148,8 @@ def test_equal_networks_give_zero_consistency_and_contrastive_loss(make_learner)
     learner = make_learner(teacher_offset=0.0)
     learner.predictor = type("Identity", (nn.Module,), {"forward": lambda self, x, mask=None: x})()
     terms = learner(**make_batch(learner.detector.config), plan=unmixed_plan(8)).terms
-    assert terms["consistency"] < 1e-12
-    assert terms["contrastive"].abs() < 1e-5
+    assert terms["loss_consistency"] < 1e-12
+    assert terms["loss_contrastive"].abs() < 1e-5
     assert terms["embedding_spread"] > 0
 
 
@@ -178,7 +178,7 @@ def test_supervised_ignores_unlabelled_clips_and_needs_no_teacher(make_learner):
     learner = make_learner("supervised", mixup_probability=0.0).eval()
     batch = make_batch(learner.detector.config)
     out = learner(**batch)
-    assert "consistency" not in out.terms and "contrastive" not in out.terms
+    assert "loss_consistency" not in out.terms and "loss_contrastive" not in out.terms
     other = {**batch, "input_values": torch.where((GROUPS == 2)[:, None], torch.zeros(()), batch["input_values"])}
     assert torch.allclose(learner(**other).loss, out.loss, atol=1e-6)
 
