@@ -36,11 +36,15 @@ def main() -> None:
     )
     (recipe.run_dir / "scene.wav").write_bytes(scene["audio"]["bytes"])
 
+    stage1, *rows = result["rows"]
     clips = ", ".join(f"{count} {name}" for name, count in semi_supervised["clips"].items())
     print(
-        f"\nTrained on {clips} clips of {values['settings']['duration']:g} s; both rows start from the model of row stage1.\n"
+        f"\nClips of {values['settings']['duration']:g} s: {clips}; {semi_supervised['validation_clips']} to validate on."
     )
-    print(format_table(result["rows"]))
+    print(
+        f"Both rows start from the same model, trained on the labelled clips to PSDS1 {stage1['psds1']['mean']:.3f}:\n"
+    )
+    print(format_table(rows))
     print("\nEvents of a scene never seen:")
     for name, found in (("detected", events), ("true", scene["events"])):
         for event in found:

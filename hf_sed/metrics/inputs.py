@@ -46,6 +46,15 @@ class GroundTruth:
         """Length of the whole set."""
         return sum(self.durations.values()) / 3600
 
+    def restricted(self, kept: Sequence[int]) -> GroundTruth:
+        """The ground truth of some of the classes only."""
+        new = {k: i for i, k in enumerate(kept)}
+        return GroundTruth(
+            tuple(self.classes[k] for k in kept),
+            self.durations,
+            {clip: {new[k]: v for k, v in by_class.items() if k in new} for clip, by_class in self.events.items()},
+        )
+
     def counts(self) -> np.ndarray:
         """Number of events of each class."""
         counts = np.zeros(len(self.classes), dtype=int)
@@ -126,6 +135,23 @@ def check_scores(scores: Scores, truth: GroundTruth, borders: Mapping[str, np.nd
             )
 
 
+def check_boxes(boxes: Mapping[str, Iterable[Event | Mapping]], truth: GroundTruth) -> dict[str, list[Event]]:
+    """Checked event lists of every clip; a clip that is not named has no detection. Raises ValueError naming clip and
+    class for an event that is malformed, of an unknown class, or without a finite confidence."""
+    unknown = sorted(set(boxes) - set(truth.durations))
+    if unknown:
+        raise ValueError(f"clip {unknown[0]!r} has detections but no duration ({len(unknown)} such clips).")
+    checked = {}
+    for clip in truth.durations:
+        events = [as_event(e, f"clip {clip!r}") for e in boxes.get(clip, ())]
+        for event in events:
+            class_index(truth.classes, event.label, f"clip {clip!r}")
+            if event.score is None or not np.isfinite(event.score):
+                raise ValueError(f"clip {clip!r}, class {event.label!r}: a detected event needs a finite score.")
+        checked[clip] = events
+    return checked
+
+
 def frame_borders(scores: Scores, frames: float | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Borders in seconds of each clip's frames, from a frame hop in seconds or as they are given."""
     if isinstance(frames, Mapping):
@@ -134,6 +160,73 @@ def frame_borders(scores: Scores, frames: float | Mapping[str, np.ndarray]) -> d
             raise ValueError(f"clip {missing[0]!r} has scores but no frame borders.")
         return {clip: np.asarray(frames[clip], dtype=float) for clip in scores}
     return {clip: np.arange(len(array) + 1) * frames for clip, array in scores.items()}
+
+
+class Timeline:
+    """Ground truth as one line of disjoint intervals, so that coverage is a lookup for any number of detections.
+
+    Each clip and class with events has a stretch of the line of its own; ``stretch(clip, label)`` is its number, -1 where
+    there is none.
+    """
+
+    def __init__(self, truth: GroundTruth):
+        rows = [
+            (number, k, onset, offset)
+            for number, clip in enumerate(truth.durations)
+            for k, intervals in sorted(truth.events.get(clip, {}).items())
+            for onset, offset in intervals
+        ]
+        clip, label, onset, offset = (np.array(c) for c in zip(*rows, strict=True)) if rows else [np.zeros(0)] * 4
+        self.classes = len(truth.classes)
+        keys, self.stretch_of_event = np.unique(
+            clip.astype(np.int64) * self.classes + label.astype(np.int64), return_inverse=True
+        )
+        self.label = (keys % self.classes).astype(int)
+        self.clip = keys // self.classes
+        self.onset, self.offset = onset, offset
+        self._number = np.full(len(truth.durations) * self.classes, -1)
+        self._number[keys] = np.arange(len(keys))
+        # A power of two, so that moving a time to its stretch costs no more digits than it must.
+        longest = max([*truth.durations.values(), *offset.tolist(), 1.0])
+        self._span = 2.0 ** np.ceil(np.log2(longest + 1))
+        self._starts = onset + self.stretch_of_event * self._span
+        self._lengths = offset - onset
+        self._before = np.concatenate([[0.0], np.cumsum(self._lengths)])
+        self.first_of_clip = np.searchsorted(self.clip, np.arange(len(truth.durations) + 1))
+
+    def stretch(self, clip: np.ndarray, label: np.ndarray) -> np.ndarray:
+        """Numbers of the stretches of clips and classes."""
+        return self._number[clip * self.classes + label]
+
+    def covered(self, stretch: np.ndarray, onset: np.ndarray, offset: np.ndarray) -> np.ndarray:
+        """Seconds of [onset, offset] that the events of a stretch cover."""
+        return self._seconds_before(stretch, offset) - self._seconds_before(stretch, onset)
+
+    def _seconds_before(self, stretch: np.ndarray, time: np.ndarray) -> np.ndarray:
+        at = stretch * self._span + np.minimum(time, self._span)
+        event = np.searchsorted(self._starts, at, side="right") - 1
+        inside = np.clip(at - self._starts[event], 0, self._lengths[event])
+        return np.where(event < 0, 0.0, self._before[event] + inside)
+
+    def overlapping(self, stretch: np.ndarray, onset: np.ndarray, offset: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Pairs (detection, event) of detections and the events of their stretch that they overlap."""
+        base = stretch * self._span
+        first = np.searchsorted(self._starts + self._lengths, base + onset, side="right")
+        last = np.searchsorted(self._starts, base + np.minimum(offset, self._span), side="left")
+        count = np.maximum(last - first, 0)
+        detection = np.repeat(np.arange(len(stretch)), count)
+        return detection, first[detection] + _ranks(count)
+
+
+def _ranks(counts: np.ndarray) -> np.ndarray:
+    """0, 1, …, n - 1 for each n of ``counts``, one after the other."""
+    return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+
+
+def repeat_ranges(first: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows repeated ``count`` times, and for each repetition first, first + 1, …"""
+    row = np.repeat(np.arange(len(first)), count)
+    return row, first[row] + _ranks(count)
 
 
 def coverage(intervals: np.ndarray, times: np.ndarray) -> np.ndarray:

@@ -2,10 +2,9 @@
 
 Definition: Bilen et al. 2020 (arXiv 1910.08440); the curve over all thresholds: Ebbers et al. 2022 (arXiv 2201.13148).
 
-How it is computed. As the threshold falls, each run of frames that ever is a detection appears once and is swallowed by
-a longer run once, so a clip and class have at most one run a frame (the nodes of the scores' max-tree). A run's
-relevance does not depend on the threshold; every run therefore adds its counts at the threshold where it appears and
-takes them back where it ends. Sorting those changes by threshold and summing gives the counts at every threshold.
+How it is computed. The detections over all thresholds are a set of runs (`runs.py`), and whether a run is relevant does
+not depend on the threshold; every run therefore adds its counts at the threshold where it appears and takes them back
+where it ends. Sorting those changes by threshold and summing gives the counts at every threshold.
 """
 
 from __future__ import annotations
@@ -17,7 +16,18 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..events import Event
-from .inputs import GroundTruth, Scores, at_least, check_scores, coverage, frame_borders, ground_truth
+from .inputs import (
+    GroundTruth,
+    Scores,
+    Timeline,
+    at_least,
+    check_boxes,
+    check_scores,
+    frame_borders,
+    ground_truth,
+    repeat_ranges,
+)
+from .runs import Runs, runs_of_boxes, runs_of_scores
 
 
 @dataclass(frozen=True)
@@ -62,50 +72,55 @@ class PsdsResult:
 
 
 def psds(
-    scores: Scores,
+    scores: Scores | Mapping[str, Iterable[Event | Mapping]],
     events: Mapping[str, Iterable[Event | Mapping | tuple]],
     durations: Mapping[str, float],
     classes: Sequence[str],
-    frames: float | Mapping[str, np.ndarray],
+    frames: float | Mapping[str, np.ndarray] | None = None,
     settings: PsdsSettings = PSDS1,
     without_ground_truth: str = "drop",
 ) -> PsdsResult:
-    """PSDS of frame scores.
+    """PSDS of frame scores, or of event lists with confidences.
 
     Args:
-        scores: clip -> probabilities (frames, classes).
+        scores: clip -> probabilities (frames, classes), or clip -> detected events with a ``score`` each (sound event
+            bounding boxes); then a threshold selects events and does not move their borders.
         events: clip -> ground truth, see [`hf_sed.metrics.inputs.ground_truth`].
         durations: clip -> seconds; every clip counts in the hours, with events or without.
-        frames: frame hop in seconds, or clip -> frame borders (frames + 1,).
+        frames: frame hop in seconds, or clip -> frame borders (frames + 1,); not needed for event lists.
         without_ground_truth: what to do with a class without events: "drop" (with a warning) or "error".
+
+    Raises ValueError naming clip and class for what cannot be evaluated.
     """
     truth = ground_truth(events, durations, classes)
-    scores = {clip: np.asarray(array, dtype=np.float64) for clip, array in scores.items()}
-    borders = frame_borders(scores, frames)
-    check_scores(scores, truth, borders)
-    return _psds(scores, truth, borders, settings, without_ground_truth)
-
-
-def _psds(scores, truth: GroundTruth, borders, settings: PsdsSettings, without_ground_truth: str) -> PsdsResult:
     kept = evaluated_classes(truth, without_ground_truth)
     if not kept:
         raise ValueError("no class has ground truth events; PSDS is not defined.")
-    if len(kept) < len(truth.classes):
-        truth = GroundTruth(
-            tuple(truth.classes[k] for k in kept),
-            truth.durations,
-            {clip: {kept.index(k): v for k, v in by_class.items()} for clip, by_class in truth.events.items()},
-        )
-        scores = {clip: array[:, kept] for clip, array in scores.items()}
-    counts = truth.counts()
-    changes = _count_changes(scores, truth, borders, settings)
-    curves = []
+    clips = list(truth.durations)
+    if frames is None:
+        boxes = check_boxes(scores, truth)
+        truth = truth.restricted(kept)
+        boxes = {clip: [e for e in found if e.label in truth.classes] for clip, found in boxes.items()}
+        runs = [runs_of_boxes(boxes, clips, truth.classes)]
+    else:
+        arrays = {clip: np.asarray(array) for clip, array in scores.items()}
+        borders = frame_borders(arrays, frames)
+        check_scores(arrays, truth, borders)
+        if len(kept) < len(truth.classes):
+            truth = truth.restricted(kept)
+            arrays = {clip: array[:, kept] for clip, array in arrays.items()}
+        runs = runs_of_scores(arrays, borders, clips)
+    changes = _Changes(truth, settings)
+    for part in runs:
+        changes.add(part)
+    return _result(changes, truth, settings)
+
+
+def _result(changes: _Changes, truth: GroundTruth, settings: PsdsSettings) -> PsdsResult:
+    counts, curves = truth.counts(), []
+    others = max(len(truth.classes) - 1, 1)
     for k in range(len(truth.classes)):
-        threshold, true_positives, false_positives, cross_triggers = changes[k]
-        order = np.argsort(-threshold, kind="stable")
-        last = np.flatnonzero(np.diff(threshold[order], append=-np.inf))
-        tp, fp, ct = (np.cumsum(c[order])[last] for c in (true_positives, false_positives, cross_triggers))
-        others = max(len(truth.classes) - 1, 1)
+        _, tp, fp, ct = changes.curve(k)
         curves.append(_class_curve(tp / counts[k], fp / truth.hours + settings.alpha_ct * ct / others, settings.e_max))
     per_class = [_area(x, y, settings.e_max) / settings.e_max for x, y in curves]
     x = np.unique(np.concatenate([x for x, _ in curves]))
@@ -132,142 +147,94 @@ def evaluated_classes(truth: GroundTruth, without_ground_truth: str) -> list[int
     if without_ground_truth not in ("drop", "error"):
         raise ValueError(f"without_ground_truth {without_ground_truth!r}; expected 'drop' or 'error'.")
     if empty:
-        warnings.warn(f"no ground truth for class {', '.join(empty)}: left out of the score.", stacklevel=4)
+        warnings.warn(f"no ground truth for class {', '.join(empty)}: left out of the score.", stacklevel=3)
     return np.flatnonzero(counts).tolist()
 
 
 # --- Changes of the counts over the threshold -----------------------------------------------------------------------
 
 
-def _count_changes(scores, truth: GroundTruth, borders, settings: PsdsSettings):
-    """For each class: thresholds and, just below each, the change of true positives, false positives and of the cross
-    triggers an hour (each divided by the hours of the class it confuses with)."""
-    classes = len(truth.classes)
-    class_hours = truth.seconds() / 3600
-    parts: list[list] = [[] for _ in range(classes)]
-    by_length: dict[int, list[str]] = {}
-    for clip, array in scores.items():
-        by_length.setdefault(len(array), []).append(clip)
-    for length, clips in by_length.items():
-        step = max(int(4e6 / max(length * classes, 1)), 1)  # bounds the working memory to some hundred MB
-        for i in range(0, len(clips), step):
-            chunk = clips[i : i + step]
-            _add_chunk(
-                parts,
-                chunk,
-                np.stack([scores[c] for c in chunk]),
-                np.stack([borders[c] for c in chunk]),
-                truth,
-                class_hours,
-                settings,
-            )
-    return [tuple(np.concatenate([p[i] for p in parts[k]]) for i in range(4)) for k in range(classes)]
+class _Changes:
+    """For each class: scores, and the change of the counts at thresholds just below each."""
 
+    def __init__(self, truth: GroundTruth, settings: PsdsSettings):
+        self.truth, self.settings, self.timeline = truth, settings, Timeline(truth)
+        self.hours_of_class = truth.seconds() / 3600
+        self.parts: list[list] = [[] for _ in truth.classes]
 
-def detection_runs(scores: np.ndarray):
-    """All runs that are a detection at some threshold.
-
-    ``scores`` (frames, columns). Returns for each (frame, column): first frame, last frame + 1, the threshold at which
-    the run appears (its least score) and the one at which a longer run swallows it; a run that another frame already
-    stands for has the appearing threshold -inf.
-    """
-    frames, columns = scores.shape
-    column = np.arange(columns)
-    before = np.empty((frames, columns), dtype=np.int32)  # nearest earlier frame with a smaller score
-    after = np.empty((frames, columns), dtype=np.int32)
-    appears = scores.copy()
-    for t in range(frames):
-        j = np.full(columns, t - 1, dtype=np.int32)
-        open_ = column if t else column[:0]
-        while open_.size:
-            value = scores[j[open_], open_]
-            larger = value >= scores[t, open_]
-            appears[t, open_[value == scores[t, open_]]] = -np.inf
-            open_ = open_[larger]
-            j[open_] = before[j[open_], open_]
-            open_ = open_[j[open_] >= 0]
-        before[t] = j
-    for t in range(frames - 1, -1, -1):
-        j = np.full(columns, t + 1, dtype=np.int32)
-        open_ = column if t < frames - 1 else column[:0]
-        while open_.size:
-            open_ = open_[scores[j[open_], open_] >= scores[t, open_]]
-            j[open_] = after[j[open_], open_]
-            open_ = open_[j[open_] < frames]
-        after[t] = j
-    padded = np.full((frames + 2, columns), -np.inf)
-    padded[1:-1] = scores
-    ends = np.maximum(padded[before + 1, column], padded[after + 1, column])
-    return before + 1, after, appears, ends
-
-
-def _add_chunk(parts, clips, scores, borders, truth: GroundTruth, class_hours, settings: PsdsSettings) -> None:
-    count, frames, classes = scores.shape
-    columns = scores.transpose(1, 0, 2).reshape(frames, count * classes)  # column = clip * classes + class
-    first, stop, appears, ends = detection_runs(columns)
-    column = np.arange(count * classes)
-    clip_of = column // classes
-    onset, offset = borders[clip_of, first], borders[clip_of, stop]
-    length = offset - onset
-    real = np.isfinite(appears)
-
-    covered = {}
-    for n, clip in enumerate(clips):
-        for k, intervals in truth.events.get(clip, {}).items():
-            covered[n, k] = coverage(intervals, borders[n])
-    relevant = np.zeros_like(real)
-    for (n, k), cumulated in covered.items():
-        c = n * classes + k
-        relevant[:, c] = real[:, c] & at_least(
-            cumulated[stop[:, c]] - cumulated[first[:, c]], settings.dtc * length[:, c]
+    def add(self, runs: Runs) -> None:
+        """Count the detections of some clips."""
+        s, line = self.settings, self.timeline
+        own = line.stretch(runs.clip, runs.label)
+        length = runs.offset - runs.onset
+        known = own >= 0
+        relevant = known.copy()
+        relevant[known] = at_least(
+            line.covered(own[known], runs.onset[known], runs.offset[known]), s.dtc * length[known]
         )
-    false = real & ~relevant
+        self._add_false(runs.select(~relevant))
+        self._add_found(runs.select(relevant), own[relevant])
 
-    def add(k, threshold, tp=0.0, fp=0.0, ct=0.0):
+    def _add_false(self, runs: Runs) -> None:
+        cross = np.zeros(len(runs.clip))
+        if self.settings.alpha_ct:
+            first = self.timeline.first_of_clip
+            run, stretch = repeat_ranges(first[runs.clip], first[runs.clip + 1] - first[runs.clip])
+            other = self.timeline.label[stretch] != runs.label[run]
+            run, stretch = run[other], stretch[other]
+            onset, offset = runs.onset[run], runs.offset[run]
+            hit = at_least(self.timeline.covered(stretch, onset, offset), self.settings.cttc * (offset - onset))
+            weight = 1 / self.hours_of_class[self.timeline.label[stretch[hit]]]
+            cross = np.bincount(run[hit], weight, minlength=len(cross))
+        ends = np.isfinite(runs.ends)
+        one = np.ones(len(cross))
+        self._store(runs.label, runs.appears, fp=one, ct=cross)
+        self._store(runs.label[ends], runs.ends[ends], fp=-one[ends], ct=-cross[ends])
+
+    def _add_found(self, runs: Runs, stretch: np.ndarray) -> None:
+        """An event is a true positive where the relevant detections cover enough of it: a sum over its detections that
+        changes as they appear and end."""
+        line = self.timeline
+        run, event = line.overlapping(stretch, runs.onset, runs.offset)
+        overlap = np.minimum(runs.offset[run], line.offset[event]) - np.maximum(runs.onset[run], line.onset[event])
+        threshold = np.concatenate([runs.appears[run], runs.ends[run]])
+        event = np.concatenate([event, event])
+        overlap = np.concatenate([overlap, -overlap])
         keep = np.isfinite(threshold)
-        threshold = threshold[keep]
-        parts[k].append(
-            (threshold, *(np.broadcast_to(np.asarray(v, dtype=float), keep.shape)[keep] for v in (tp, fp, ct)))
-        )
+        threshold, event, overlap = threshold[keep], event[keep], overlap[keep]
+        order = np.lexsort((-threshold, event))
+        threshold, event, overlap = threshold[order], event[order], overlap[order]
+        last = np.flatnonzero((np.diff(event, append=-1) != 0) | (np.diff(threshold, append=np.nan) != 0))
+        total = np.cumsum(overlap)
+        begins = np.searchsorted(event, event[last])  # where the event's entries begin
+        covered = total[last] - np.where(begins > 0, total[begins - 1], 0.0)
+        event, threshold = event[last], threshold[last]
+        found = at_least(covered, self.settings.gtc * (line.offset[event] - line.onset[event])).astype(float)
+        change = np.diff(found, prepend=0.0)
+        new = np.diff(event, prepend=-1) != 0
+        change[new] = found[new]
+        self._store(line.label[line.stretch_of_event[event]], threshold, tp=change)
 
-    for k in range(classes):
-        own = slice(k, None, classes)
-        cross = np.zeros((frames, count))
-        if settings.alpha_ct:
-            for (n, o), cumulated in covered.items():
-                if o == k:
-                    continue
-                c = n * classes + k
-                hit = false[:, c] & at_least(
-                    cumulated[stop[:, c]] - cumulated[first[:, c]], settings.cttc * length[:, c]
+    def _store(self, label: np.ndarray, threshold: np.ndarray, **counts: np.ndarray) -> None:
+        order = np.argsort(label, kind="stable")
+        bounds = np.searchsorted(label[order], np.arange(len(self.parts) + 1))
+        for k, part in enumerate(self.parts):
+            index = order[bounds[k] : bounds[k + 1]]
+            if index.size:
+                zero = np.zeros(index.size)
+                part.append(
+                    (threshold[index], *(counts[c][index] if c in counts else zero for c in ("tp", "fp", "ct")))
                 )
-                cross[:, n] += hit / class_hours[o]
-        wrong = false[:, own]
-        for threshold, sign in ((appears[:, own][wrong], 1.0), (ends[:, own][wrong], -1.0)):
-            add(k, threshold, fp=sign, ct=sign * cross[wrong])
 
-    for (n, k), _ in covered.items():
-        c = n * classes + k
-        runs = relevant[:, c]
-        for start, end in truth.events[clips[n]][k]:
-            overlap = np.minimum(offset[runs, c], end) - np.maximum(onset[runs, c], start)
-            hit = overlap > 0
-            add(
-                k,
-                *_event_changes(appears[runs, c][hit], ends[runs, c][hit], overlap[hit], settings.gtc * (end - start)),
-            )
-
-
-def _event_changes(appears, ends, overlap, needed: float):
-    """Thresholds at which an event becomes (+1) or ceases to be (-1) a true positive as the threshold falls."""
-    threshold = np.concatenate([appears, ends])
-    order = np.argsort(-threshold, kind="stable")
-    threshold = threshold[order]
-    if threshold.size == 0:
-        return threshold, threshold
-    last = np.flatnonzero(np.diff(threshold, append=np.nan) != 0)
-    found = at_least(np.cumsum(np.concatenate([overlap, -overlap])[order])[last], needed).astype(float)
-    return threshold[last], np.diff(found, prepend=0.0)
+    def curve(self, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Scores in falling order and, just below each, the numbers of true positives, false positives, and the cross
+        triggers an hour summed over the other classes."""
+        if not self.parts[k]:
+            return (np.zeros(0),) * 4
+        threshold, *changes = (np.concatenate([part[i] for part in self.parts[k]]) for i in range(4))
+        order = np.argsort(-threshold, kind="stable")
+        last = np.flatnonzero(np.diff(threshold[order], append=-np.inf))
+        return threshold[order][last], *(np.cumsum(c[order])[last] for c in changes)
 
 
 # --- Curves ---------------------------------------------------------------------------------------------------------

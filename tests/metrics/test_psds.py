@@ -7,7 +7,7 @@ import pytest
 
 from hf_sed.events import Event, active_runs
 from hf_sed.metrics import PSDS1, PSDS2, PsdsSettings, intersection_f1, psds
-from hf_sed.metrics.psds import detection_runs
+from hf_sed.metrics.runs import max_tree
 
 CLASSES = ["x", "y"]
 SETTINGS = {
@@ -157,7 +157,7 @@ def test_psds_equals_its_definition(seed, settings):
 def test_every_detection_is_a_run_and_every_run_a_detection():
     rng = np.random.default_rng(1)
     scores = rng.integers(0, 5, (12, 4)) / 5.0
-    first, stop, appears, ends = detection_runs(scores)
+    first, stop, appears, ends = max_tree(scores)
     for column in range(4):
         for h in np.arange(-0.1, 1.0, 0.05):
             expected = set(active_runs(scores[:, column] > h))

@@ -37,6 +37,9 @@ def test_an_adapter_trains_saves_and_loads_back_by_the_auto_class(base, scenes, 
     monkeypatch.chdir("/")
     loaded = AutoModelForAudioFrameClassification.from_pretrained(tmp_path / "run")
     assert torch.allclose(logits(loaded, x), expected, atol=1e-6)
+    detect = pipeline("sound-event-detection", model=str(tmp_path / "run"))
+    output = detect({"array": x[0].numpy(), "sampling_rate": 8000}, return_scores=True)
+    assert torch.allclose(torch.from_numpy(output["scores"]), expected[0].sigmoid(), atol=1e-6)
     assert (
         expected - logits(AutoModelForAudioFrameClassification.from_pretrained(base.config._name_or_path), x)
     ).abs().max() > 1e-3
