@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from .method import PRESETS
 from .recipe import RESULTS, CompareRecipe, Recipe, run_stage
 
 METRICS = {"psds1": "PSDS1", "psds2": "PSDS2", "intersection_f1": "intersection F1"}
@@ -30,7 +31,8 @@ def run_comparison(recipe: Recipe, resume: bool = False, num_proc: int | None = 
             records.append({**record, "row": stage.name})
             start = record["model"]
         for preset in settings.presets:
-            values = {**common, "preset": preset, **settings.overrides.get(preset, {})}
+            # What makes a preset comes before what the stage sets for all of them.
+            values = {**common, **PRESETS[preset], "preset": preset, **settings.overrides.get(preset, {})}
             record = run_stage(recipe, recipe.stages[-1], sources, validation, folder / preset, start, resume, **values)
             records.append({**record, "row": preset})
     result = {"recipe": recipe.name, "rows": summarise(records), "runs": records}

@@ -43,7 +43,10 @@ def values(tmp_path):
         },
         "stages": [
             {"name": "stage1", "training": {"preset": "supervised", "batch_quotas": {"strong": 2, "weak": 2}}},
-            {"name": "stage2", "training": {"batch_quotas": {"strong": 2, "weak": 2, "unlabelled": 2}}},
+            {
+                "name": "stage2",
+                "training": {"batch_quotas": {"strong": 2, "weak": 2, "unlabelled": 2}, "consistency_weight": 7},
+            },
         ],
     }
 
@@ -102,6 +105,9 @@ def test_a_comparison_starts_all_presets_from_the_same_model(values, tmp_path):
             == runs["stage1", seed]["model"]
         )
         assert runs["supervised", seed]["learning_rate"] == 0.002
+        # A weight that the stage sets for all presets does not make a teacher of the supervised one.
+        assert runs["supervised", seed]["method"]["consistency_weight"] == 0
+        assert runs["conditional-mixup", seed]["method"]["consistency_weight"] == 7
         assert runs["supervised", seed]["steps"] == runs["conditional-mixup", seed]["steps"]
     assert json.loads((tmp_path / "run" / "results.json").read_text())["rows"] == json.loads(json.dumps(result["rows"]))
     table = format_table(result["rows"])
