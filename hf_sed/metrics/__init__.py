@@ -5,20 +5,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .detection import DetectionMetrics, detection_scores
-from .events import FScore, intersection_f1
-from .psds import PSDS1, PSDS2, PsdsResult, PsdsSettings, psds
+from .events import FScore, collar_f1, intersection_f1
+from .psds import PSDS1, PSDS2, PsdsResult, PsdsSettings, fixed_thresholds, psds, psds_of_operating_points
+from .segments import ClassMean, clip_average_precision, mean_average_precision, partial_auroc, segment_f1
 
 __all__ = [
     "PSDS1",
     "PSDS2",
+    "ClassMean",
     "DetectionMetrics",
     "FScore",
     "PsdsResult",
     "PsdsSettings",
+    "clip_average_precision",
+    "collar_f1",
     "detection_scores",
+    "fixed_thresholds",
     "intersection_f1",
     "load",
+    "mean_average_precision",
+    "partial_auroc",
     "psds",
+    "psds_of_operating_points",
+    "segment_f1",
 ]
 
 

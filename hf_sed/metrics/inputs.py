@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..events import Event, as_event, class_index, merge_overlapping
+from .runs import Runs, runs_of_boxes, runs_of_scores
 
 Scores = Mapping[str, np.ndarray]
 """Clip -> frame scores (frames, classes)."""
@@ -35,16 +36,27 @@ class GroundTruth:
         classes: the evaluated classes.
         durations: seconds of every clip of the set, events or not.
         events: clip -> class index -> (events, 2) array of onsets and offsets, disjoint and sorted.
+        asked_for: all classes that were asked for, where some were left out.
     """
 
     classes: tuple[str, ...]
     durations: dict[str, float]
     events: dict[str, dict[int, np.ndarray]]
+    asked_for: tuple[str, ...] | None = None
 
     @property
     def hours(self) -> float:
         """Length of the whole set."""
         return sum(self.durations.values()) / 3600
+
+    def of_kept(self, value: float | Sequence[float], name: str) -> np.ndarray:
+        """A setting of each class, from one number or one for each class that was asked for."""
+        if np.ndim(value) == 0:
+            return np.full(len(self.classes), float(value))
+        value = np.asarray(value, dtype=float)
+        if len(value) != len(self.asked_for or self.classes):
+            raise ValueError(f"{name} has {len(value)} values for {len(self.asked_for or self.classes)} classes.")
+        return value[[(self.asked_for or self.classes).index(c) for c in self.classes]]
 
     def restricted(self, kept: Sequence[int]) -> GroundTruth:
         """The ground truth of some of the classes only."""
@@ -53,6 +65,7 @@ class GroundTruth:
             tuple(self.classes[k] for k in kept),
             self.durations,
             {clip: {new[k]: v for k, v in by_class.items() if k in new} for clip, by_class in self.events.items()},
+            self.asked_for or self.classes,
         )
 
     def counts(self) -> np.ndarray:
@@ -94,10 +107,7 @@ def ground_truth(
     joined = 0
     for clip, clip_events in events.items():
         where = f"clip {clip!r}"
-        checked = [
-            as_event(e if isinstance(e, Event | Mapping) else Event(str(e[2]), float(e[0]), float(e[1])), where)
-            for e in clip_events
-        ]
+        checked = [_event(e, where) for e in clip_events]
         merged = merge_overlapping(checked)
         joined += len(checked) - len(merged)
         by_class: dict[int, list] = {}
@@ -135,18 +145,26 @@ def check_scores(scores: Scores, truth: GroundTruth, borders: Mapping[str, np.nd
             )
 
 
-def check_boxes(boxes: Mapping[str, Iterable[Event | Mapping]], truth: GroundTruth) -> dict[str, list[Event]]:
+def _event(raw: Event | Mapping | tuple, where: str) -> Event:
+    if not isinstance(raw, Event | Mapping):
+        raw = Event(str(raw[2]), float(raw[0]), float(raw[1]), float(raw[3]) if len(raw) > 3 else None)
+    return as_event(raw, where)
+
+
+def check_boxes(
+    boxes: Mapping[str, Iterable[Event | Mapping | tuple]], truth: GroundTruth, confidences: bool
+) -> dict[str, list[Event]]:
     """Checked event lists of every clip; a clip that is not named has no detection. Raises ValueError naming clip and
-    class for an event that is malformed, of an unknown class, or without a finite confidence."""
+    class for an event that is malformed, of an unknown class, or without the confidence it needs."""
     unknown = sorted(set(boxes) - set(truth.durations))
     if unknown:
         raise ValueError(f"clip {unknown[0]!r} has detections but no duration ({len(unknown)} such clips).")
     checked = {}
     for clip in truth.durations:
-        events = [as_event(e, f"clip {clip!r}") for e in boxes.get(clip, ())]
+        events = [_event(e, f"clip {clip!r}") for e in boxes.get(clip, ())]
         for event in events:
             class_index(truth.classes, event.label, f"clip {clip!r}")
-            if event.score is None or not np.isfinite(event.score):
+            if (confidences and event.score is None) or (event.score is not None and not np.isfinite(event.score)):
                 raise ValueError(f"clip {clip!r}, class {event.label!r}: a detected event needs a finite score.")
         checked[clip] = events
     return checked
@@ -160,6 +178,82 @@ def frame_borders(scores: Scores, frames: float | Mapping[str, np.ndarray]) -> d
             raise ValueError(f"clip {missing[0]!r} has scores but no frame borders.")
         return {clip: np.asarray(frames[clip], dtype=float) for clip in scores}
     return {clip: np.arange(len(array) + 1) * frames for clip, array in scores.items()}
+
+
+def prepare(
+    detections: Scores | Mapping[str, Iterable[Event | Mapping | tuple]],
+    events: Mapping[str, Iterable[Event | Mapping | tuple]],
+    durations: Mapping[str, float],
+    classes: Sequence[str],
+    frames: float | Mapping[str, np.ndarray] | None,
+    without_ground_truth: str,
+    confidences: bool = True,
+) -> tuple[GroundTruth, list[Runs]]:
+    """Checked ground truth of the evaluated classes, and the detections over all thresholds.
+
+    With ``frames`` (hop in seconds, or borders) ``detections`` are frame scores, else event lists, whose events need a
+    ``score`` where ``confidences`` is set and are taken for certain without one elsewhere.
+    """
+    if frames is None:
+        truth, boxes = prepare_boxes(detections, events, durations, classes, without_ground_truth, confidences)
+        return truth, [runs_of_boxes(boxes, list(truth.durations), truth.classes)]
+    truth, arrays, borders = prepare_scores(detections, events, durations, classes, frames, without_ground_truth)
+    return truth, list(runs_of_scores(arrays, borders, list(truth.durations)))
+
+
+def prepare_boxes(
+    detections: Mapping[str, Iterable[Event | Mapping | tuple]],
+    events: Mapping[str, Iterable[Event | Mapping | tuple]],
+    durations: Mapping[str, float],
+    classes: Sequence[str],
+    without_ground_truth: str,
+    confidences: bool,
+) -> tuple[GroundTruth, dict[str, list[Event]]]:
+    """Checked ground truth, and the detected events, of the evaluated classes."""
+    whole = ground_truth(events, durations, classes)
+    boxes = check_boxes(detections, whole, confidences)
+    truth = _restricted(whole, without_ground_truth)
+    return truth, {clip: [e for e in found if e.label in truth.classes] for clip, found in boxes.items()}
+
+
+def prepare_scores(
+    scores: Scores,
+    events: Mapping[str, Iterable[Event | Mapping | tuple]],
+    durations: Mapping[str, float],
+    classes: Sequence[str],
+    frames: float | Mapping[str, np.ndarray],
+    without_ground_truth: str,
+) -> tuple[GroundTruth, dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Checked ground truth, frame scores and frame borders of the evaluated classes."""
+    whole = ground_truth(events, durations, classes)
+    arrays = {clip: np.asarray(array) for clip, array in scores.items()}
+    borders = frame_borders(arrays, frames)
+    check_scores(arrays, whole, borders)
+    truth = _restricted(whole, without_ground_truth)
+    if len(truth.classes) < len(whole.classes):
+        kept = [whole.classes.index(c) for c in truth.classes]
+        arrays = {clip: array[:, kept] for clip, array in arrays.items()}
+    return truth, arrays, borders
+
+
+def _restricted(truth: GroundTruth, without_ground_truth: str) -> GroundTruth:
+    kept = _evaluated_classes(truth, without_ground_truth)
+    if not kept:
+        raise ValueError("no class has ground truth events; the score is not defined.")
+    return truth.restricted(kept) if len(kept) < len(truth.classes) else truth
+
+
+def _evaluated_classes(truth: GroundTruth, without_ground_truth: str) -> list[int]:
+    """Indices of the classes with events; what happens to the others is the caller's policy, "drop" or "error"."""
+    counts = truth.counts()
+    empty = [name for name, n in zip(truth.classes, counts, strict=True) if n == 0]
+    if empty and without_ground_truth == "error":
+        raise ValueError(f"class {', '.join(empty)} has no ground truth event in the evaluation set.")
+    if without_ground_truth not in ("drop", "error"):
+        raise ValueError(f"without_ground_truth {without_ground_truth!r}; expected 'drop' or 'error'.")
+    if empty:
+        warnings.warn(f"no ground truth for class {', '.join(empty)}: left out of the score.", stacklevel=5)
+    return np.flatnonzero(counts).tolist()
 
 
 class Timeline:
@@ -227,8 +321,3 @@ def repeat_ranges(first: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.
     """Rows repeated ``count`` times, and for each repetition first, first + 1, …"""
     row = np.repeat(np.arange(len(first)), count)
     return row, first[row] + _ranks(count)
-
-
-def coverage(intervals: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Seconds of disjoint ``intervals`` (n, 2) that lie before each of ``times``."""
-    return np.clip(times[None] - intervals[:, :1], 0, (intervals[:, 1] - intervals[:, 0])[:, None]).sum(0)

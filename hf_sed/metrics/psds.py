@@ -2,32 +2,19 @@
 
 Definition: Bilen et al. 2020 (arXiv 1910.08440); the curve over all thresholds: Ebbers et al. 2022 (arXiv 2201.13148).
 
-How it is computed. The detections over all thresholds are a set of runs (`runs.py`), and whether a run is relevant does
-not depend on the threshold; every run therefore adds its counts at the threshold where it appears and takes them back
-where it ends. Sorting those changes by threshold and summing gives the counts at every threshold.
+The counts at every threshold come from `counts.py`; this file turns them into curves and areas.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from ..events import Event
-from .inputs import (
-    GroundTruth,
-    Scores,
-    Timeline,
-    at_least,
-    check_boxes,
-    check_scores,
-    frame_borders,
-    ground_truth,
-    repeat_ranges,
-)
-from .runs import Runs, runs_of_boxes, runs_of_scores
+from .counts import ThresholdCounts
+from .inputs import GroundTruth, Scores, prepare
 
 
 @dataclass(frozen=True)
@@ -92,35 +79,45 @@ def psds(
 
     Raises ValueError naming clip and class for what cannot be evaluated.
     """
-    truth = ground_truth(events, durations, classes)
-    kept = evaluated_classes(truth, without_ground_truth)
-    if not kept:
-        raise ValueError("no class has ground truth events; PSDS is not defined.")
-    clips = list(truth.durations)
-    if frames is None:
-        boxes = check_boxes(scores, truth)
-        truth = truth.restricted(kept)
-        boxes = {clip: [e for e in found if e.label in truth.classes] for clip, found in boxes.items()}
-        runs = [runs_of_boxes(boxes, clips, truth.classes)]
-    else:
-        arrays = {clip: np.asarray(array) for clip, array in scores.items()}
-        borders = frame_borders(arrays, frames)
-        check_scores(arrays, truth, borders)
-        if len(kept) < len(truth.classes):
-            truth = truth.restricted(kept)
-            arrays = {clip: array[:, kept] for clip, array in arrays.items()}
-        runs = runs_of_scores(arrays, borders, clips)
-    changes = _Changes(truth, settings)
+    truth, runs = prepare(scores, events, durations, classes, frames, without_ground_truth)
+    changes = ThresholdCounts(truth, settings.dtc, settings.gtc, settings.cttc if settings.alpha_ct else None)
     for part in runs:
         changes.add(part)
-    return _result(changes, truth, settings)
+    return _result([changes.curve(k) for k in range(len(truth.classes))], truth, settings)
 
 
-def _result(changes: _Changes, truth: GroundTruth, settings: PsdsSettings) -> PsdsResult:
+def psds_of_operating_points(
+    points: Sequence[Mapping[str, Iterable[Event | Mapping | tuple]]],
+    events: Mapping[str, Iterable[Event | Mapping | tuple]],
+    durations: Mapping[str, float],
+    classes: Sequence[str],
+    settings: PsdsSettings = PSDS1,
+    without_ground_truth: str = "drop",
+) -> PsdsResult:
+    """PSDS from detections at some thresholds only, as psds_eval computes it: each of ``points`` is a clip -> events
+    mapping, one operating point. It lies below the exact value; to compare with papers that used 50 thresholds."""
+    changes = None
+    for number, point in enumerate(points):
+        truth, (runs,) = prepare(point, events, durations, classes, None, without_ground_truth, confidences=False)
+        if changes is None:
+            changes = ThresholdCounts(truth, settings.dtc, settings.gtc, settings.cttc if settings.alpha_ct else None)
+        # Each point's detections live between a score of their own and the next point's.
+        size = len(runs.clip)
+        changes.add(replace(runs, appears=np.full(size, -float(number)), ends=np.full(size, -float(number + 1))))
+    if changes is None:
+        raise ValueError("no operating point given.")
+    return _result([changes.curve(k) for k in range(len(truth.classes))], truth, settings)
+
+
+def fixed_thresholds(count: int = 50) -> np.ndarray:
+    """The thresholds of the DCASE baselines' psds_eval path: 1/(2n), 3/(2n), … (0.01, 0.03, … 0.99 for 50)."""
+    return np.linspace(1 / (2 * count), 1 - 1 / (2 * count), count)
+
+
+def _result(counted: list, truth: GroundTruth, settings: PsdsSettings) -> PsdsResult:
     counts, curves = truth.counts(), []
     others = max(len(truth.classes) - 1, 1)
-    for k in range(len(truth.classes)):
-        _, tp, fp, ct = changes.curve(k)
+    for k, (_, tp, fp, ct) in enumerate(counted):
         curves.append(_class_curve(tp / counts[k], fp / truth.hours + settings.alpha_ct * ct / others, settings.e_max))
     per_class = [_area(x, y, settings.e_max) / settings.e_max for x, y in curves]
     x = np.unique(np.concatenate([x for x, _ in curves]))
@@ -136,105 +133,6 @@ def _result(changes: _Changes, truth: GroundTruth, settings: PsdsSettings) -> Ps
         dict(zip(names, counts.tolist(), strict=True)),
         settings,
     )
-
-
-def evaluated_classes(truth: GroundTruth, without_ground_truth: str) -> list[int]:
-    """Indices of the classes with events; what happens to the others is the caller's policy, "drop" or "error"."""
-    counts = truth.counts()
-    empty = [name for name, n in zip(truth.classes, counts, strict=True) if n == 0]
-    if empty and without_ground_truth == "error":
-        raise ValueError(f"class {', '.join(empty)} has no ground truth event in the evaluation set.")
-    if without_ground_truth not in ("drop", "error"):
-        raise ValueError(f"without_ground_truth {without_ground_truth!r}; expected 'drop' or 'error'.")
-    if empty:
-        warnings.warn(f"no ground truth for class {', '.join(empty)}: left out of the score.", stacklevel=3)
-    return np.flatnonzero(counts).tolist()
-
-
-# --- Changes of the counts over the threshold -----------------------------------------------------------------------
-
-
-class _Changes:
-    """For each class: scores, and the change of the counts at thresholds just below each."""
-
-    def __init__(self, truth: GroundTruth, settings: PsdsSettings):
-        self.truth, self.settings, self.timeline = truth, settings, Timeline(truth)
-        self.hours_of_class = truth.seconds() / 3600
-        self.parts: list[list] = [[] for _ in truth.classes]
-
-    def add(self, runs: Runs) -> None:
-        """Count the detections of some clips."""
-        s, line = self.settings, self.timeline
-        own = line.stretch(runs.clip, runs.label)
-        length = runs.offset - runs.onset
-        known = own >= 0
-        relevant = known.copy()
-        relevant[known] = at_least(
-            line.covered(own[known], runs.onset[known], runs.offset[known]), s.dtc * length[known]
-        )
-        self._add_false(runs.select(~relevant))
-        self._add_found(runs.select(relevant), own[relevant])
-
-    def _add_false(self, runs: Runs) -> None:
-        cross = np.zeros(len(runs.clip))
-        if self.settings.alpha_ct:
-            first = self.timeline.first_of_clip
-            run, stretch = repeat_ranges(first[runs.clip], first[runs.clip + 1] - first[runs.clip])
-            other = self.timeline.label[stretch] != runs.label[run]
-            run, stretch = run[other], stretch[other]
-            onset, offset = runs.onset[run], runs.offset[run]
-            hit = at_least(self.timeline.covered(stretch, onset, offset), self.settings.cttc * (offset - onset))
-            weight = 1 / self.hours_of_class[self.timeline.label[stretch[hit]]]
-            cross = np.bincount(run[hit], weight, minlength=len(cross))
-        ends = np.isfinite(runs.ends)
-        one = np.ones(len(cross))
-        self._store(runs.label, runs.appears, fp=one, ct=cross)
-        self._store(runs.label[ends], runs.ends[ends], fp=-one[ends], ct=-cross[ends])
-
-    def _add_found(self, runs: Runs, stretch: np.ndarray) -> None:
-        """An event is a true positive where the relevant detections cover enough of it: a sum over its detections that
-        changes as they appear and end."""
-        line = self.timeline
-        run, event = line.overlapping(stretch, runs.onset, runs.offset)
-        overlap = np.minimum(runs.offset[run], line.offset[event]) - np.maximum(runs.onset[run], line.onset[event])
-        threshold = np.concatenate([runs.appears[run], runs.ends[run]])
-        event = np.concatenate([event, event])
-        overlap = np.concatenate([overlap, -overlap])
-        keep = np.isfinite(threshold)
-        threshold, event, overlap = threshold[keep], event[keep], overlap[keep]
-        order = np.lexsort((-threshold, event))
-        threshold, event, overlap = threshold[order], event[order], overlap[order]
-        last = np.flatnonzero((np.diff(event, append=-1) != 0) | (np.diff(threshold, append=np.nan) != 0))
-        total = np.cumsum(overlap)
-        begins = np.searchsorted(event, event[last])  # where the event's entries begin
-        covered = total[last] - np.where(begins > 0, total[begins - 1], 0.0)
-        event, threshold = event[last], threshold[last]
-        found = at_least(covered, self.settings.gtc * (line.offset[event] - line.onset[event])).astype(float)
-        change = np.diff(found, prepend=0.0)
-        new = np.diff(event, prepend=-1) != 0
-        change[new] = found[new]
-        self._store(line.label[line.stretch_of_event[event]], threshold, tp=change)
-
-    def _store(self, label: np.ndarray, threshold: np.ndarray, **counts: np.ndarray) -> None:
-        order = np.argsort(label, kind="stable")
-        bounds = np.searchsorted(label[order], np.arange(len(self.parts) + 1))
-        for k, part in enumerate(self.parts):
-            index = order[bounds[k] : bounds[k + 1]]
-            if index.size:
-                zero = np.zeros(index.size)
-                part.append(
-                    (threshold[index], *(counts[c][index] if c in counts else zero for c in ("tp", "fp", "ct")))
-                )
-
-    def curve(self, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Scores in falling order and, just below each, the numbers of true positives, false positives, and the cross
-        triggers an hour summed over the other classes."""
-        if not self.parts[k]:
-            return (np.zeros(0),) * 4
-        threshold, *changes = (np.concatenate([part[i] for part in self.parts[k]]) for i in range(4))
-        order = np.argsort(-threshold, kind="stable")
-        last = np.flatnonzero(np.diff(threshold[order], append=-np.inf))
-        return threshold[order][last], *(np.cumsum(c[order])[last] for c in changes)
 
 
 # --- Curves ---------------------------------------------------------------------------------------------------------

@@ -37,6 +37,11 @@ class Runs:
     appears: np.ndarray
     ends: np.ndarray
 
+    @classmethod
+    def concatenate(cls, parts: Sequence[Runs]) -> Runs:
+        """All runs of some sets."""
+        return cls(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)))
+
     def select(self, index: np.ndarray) -> Runs:
         """The runs at ``index``, integers or a mask."""
         return Runs(*(getattr(self, f.name)[index] for f in fields(self)))
@@ -107,8 +112,13 @@ def runs_of_scores(
 
 
 def runs_of_boxes(boxes: Mapping[str, Iterable[Event]], clips: Sequence[str], classes: Sequence[str]) -> Runs:
-    """Runs of event lists: each event with its confidence ``score`` is one detection, whatever its neighbours are."""
+    """Runs of event lists: each event is one detection at its confidence ``score`` (1 where it has none), whatever its
+    neighbours are."""
     index = {label: k for k, label in enumerate(classes)}
-    rows = [(n, index[e.label], e.onset, e.offset, e.score) for n, clip in enumerate(clips) for e in boxes[clip]]
+    rows = [
+        (n, index[e.label], e.onset, e.offset, 1.0 if e.score is None else e.score)
+        for n, clip in enumerate(clips)
+        for e in boxes[clip]
+    ]
     clip, label, onset, offset, score = (np.array(c) for c in zip(*rows, strict=True)) if rows else [np.zeros(0)] * 5
     return Runs(clip.astype(int), label.astype(int), onset, offset, score.astype(float), np.full(len(rows), -np.inf))

@@ -1,88 +1,19 @@
-import csv
-import json
 import warnings
 
 import numpy as np
 import pytest
 
 from hf_sed.events import Event, active_runs
-from hf_sed.metrics import PSDS1, PSDS2, PsdsSettings, intersection_f1, psds
+from hf_sed.metrics import (
+    PSDS1,
+    PSDS2,
+    PsdsSettings,
+    intersection_f1,
+    psds,
+)
 from hf_sed.metrics.runs import max_tree
 
 CLASSES = ["x", "y"]
-SETTINGS = {
-    "psds1": PSDS1,
-    "psds2": PSDS2,
-    "psds1_maxefpr2000": PsdsSettings(0.7, 0.7, e_max=2000),
-    "psds2_maxefpr2000": PsdsSettings(0.1, 0.1, 0.3, 0.5, 1.0, 2000),
-    "psds_dtc.5_gtc.5_ct0_st0": PsdsSettings(0.5, 0.5, alpha_st=0.0),
-    "psds_dtc.5_gtc.5_cttc.3_ct1_st0": PsdsSettings(0.5, 0.5, 0.3, 1.0, 0.0),
-}
-CASES = [
-    "rand_k10", "rand_k3_small", "edge_perfect", "edge_class_without_gt_dropped", "real_dcase23_scores_a", "rand_k2", "rand_k5_mixed",
-    "rand_k10_over", "rand_k30", "rand_float32", "rand_hard", "rand_quantised", "grid_0.1s", "grid_0.2s_k6", "grid_0.05s_k2",
-    "edge_split_and_merge", "edge_exactly_on_criterion", "edge_clip_borders", "edge_constant_scores", "edge_scores_shorter_than_clip",
-]  # fmt: skip
-
-
-def load_case(folder):
-    truth, durations = {}, {}
-    with (folder / "ground_truth.tsv").open() as file:
-        for row in csv.DictReader(file, delimiter="\t"):
-            events = truth.setdefault(row["filename"].rsplit(".", 1)[0], [])
-            if row["event_label"]:
-                events.append((float(row["onset"]), float(row["offset"]), row["event_label"]))
-    with (folder / "durations.tsv").open() as file:
-        for row in csv.DictReader(file, delimiter="\t"):
-            durations[row["filename"].rsplit(".", 1)[0]] = float(row["duration"])
-    arrays = np.load(folder / "scores.npz")
-    names = [k[2:] for k in arrays.files if k.startswith("s/")]
-    scores, borders = {n: arrays[f"s/{n}"] for n in names}, {n: arrays[f"t/{n}"] for n in names}
-    return (
-        scores,
-        borders,
-        [str(c) for c in arrays["classes"]],
-        truth,
-        durations,
-        json.loads((folder / "expected.json").read_text())["expected"],
-    )
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_reference_values(case, shared):
-    scores, borders, classes, truth, durations, expected = load_case(shared / "metrics_cases" / case)
-    reference = expected["sed_scores_eval"]
-    for name, settings in SETTINGS.items():
-        result = psds(scores, truth, durations, classes, borders, settings)
-        assert result.value == pytest.approx(reference[name]["value"], abs=1e-9)
-        assert result.per_class == pytest.approx(reference[name]["per_class"], abs=1e-9)
-    detections = {
-        clip: [
-            (borders[clip][a], borders[clip][b], c)
-            for k, c in enumerate(classes)
-            for a, b in active_runs(array[:, k] > expected["threshold"])
-        ]
-        for clip, array in scores.items()
-    }
-    f1 = intersection_f1(detections, truth, durations, classes)
-    assert f1.macro == pytest.approx(reference["intersection_f1"]["macro_f"], abs=1e-12)
-    assert f1.micro == pytest.approx(reference["intersection_f1"]["micro_f"], abs=1e-12)
-    for label, values in reference["intersection_f1"]["per_class"].items():
-        assert f1.per_class[label] == pytest.approx(values, abs=1e-12)
-
-
-def test_a_class_without_ground_truth_is_dropped_or_an_error(shared):
-    scores, borders, classes, truth, durations, _ = load_case(shared / "metrics_cases" / "edge_class_without_gt")
-    dropped = load_case(shared / "metrics_cases" / "edge_class_without_gt_dropped")[-1]["sed_scores_eval"]
-    with pytest.warns(UserWarning, match="class_c"):
-        assert psds(scores, truth, durations, classes, borders).value == pytest.approx(
-            dropped["psds1"]["value"], abs=1e-9
-        )
-    with pytest.raises(ValueError, match="class_c"):
-        psds(scores, truth, durations, classes, borders, without_ground_truth="error")
-
-
-# --- the same without the reference data ----------------------------------------------------------------------------
 
 
 def small_set(seed=0, clips=6, frames=25, hop=0.2):
