@@ -71,13 +71,23 @@ def build_parser() -> argparse.ArgumentParser:
         train.add_argument("--num-proc", type=int, default=None, metavar="N", help="processes that compose scenes")
         train.set_defaults(run=run)
 
-    evaluate = commands.add_parser("evaluate", help="score a detector on annotated clips")
-    evaluate.add_argument("model", help="folder or hub id of a detector")
-    evaluate.add_argument("data", help="folder of composed scenes, or of audio (then give --annotations)")
-    evaluate.add_argument("--annotations", help="strong TSV of the audio folder")
-    evaluate.add_argument("--split", default="validation", help="split of the scenes (default validation)")
+    data = argparse.ArgumentParser(add_help=False)
+    data.add_argument("model", help="folder or hub id of a detector")
+    data.add_argument("data", help="folder of composed scenes, or of audio (then give --annotations)")
+    data.add_argument("--annotations", help="strong TSV of the audio folder")
+    data.add_argument("--split", default="validation", help="split of the scenes (default validation)")
+
+    evaluate = commands.add_parser("evaluate", parents=[data], help="score a detector on annotated clips")
     evaluate.add_argument("--output", help="also write the scores as JSON")
     evaluate.set_defaults(run=_evaluate)
+
+    tune = commands.add_parser(
+        "tune", parents=[data], help="choose a saved detector's post-processing on validation clips"
+    )
+    tune.add_argument("--metric", default="psds1", help="psds1 (default), psds2 or intersection_f1")
+    tune.add_argument("--method", default="both", help="median, boxes (cSEBB) or both (default): the better of the two")
+    tune.add_argument("--num-proc", type=int, default=1, metavar="N")
+    tune.set_defaults(run=_tune)
 
     detect = commands.add_parser("detect", help="print the events of recordings")
     detect.add_argument("files", nargs="+", metavar="FILE", help="audio files or folders of them")
@@ -164,25 +174,56 @@ def _compare(options) -> None:
     print(f"written to {recipe.run_dir / 'results.json'}")
 
 
+def _annotated_clips(options):
+    """The data set that `data`, `--annotations` and `--split` name."""
+    if options.annotations:
+        from .data.folder import load_annotated_folder
+
+        return load_annotated_folder(options.data, options.annotations)
+    from datasets import load_from_disk
+
+    if not Path(options.data).is_dir():
+        raise FileNotFoundError(f"{options.data}: no such folder of scenes.")
+    if not (Path(options.data) / "dataset_dict.json").is_file():
+        raise ValueError(f"{options.data}: holds no composed scenes; for a folder of audio give --annotations.")
+    splits = load_from_disk(options.data)
+    if options.split not in splits:
+        raise ValueError(f"{options.data}: no split {options.split!r}; it has {', '.join(splits)}.")
+    return splits[options.split]
+
+
+def _tune(options) -> None:
+    from .inference.evaluation import detector_scores
+    from .inference.pipeline import pipeline
+    from .inference.post_processing import PostProcessing
+    from .inference.tuning import tune, write_to_config
+
+    dataset = _annotated_clips(options)
+    if not (Path(options.model) / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{options.model}: holds no config.json to write the choice to; tune a detector saved here."
+        )
+    detector = pipeline("sound-event-detection", model=options.model)
+    config = detector.model.config
+    tuned, report = tune(
+        *detector_scores(detector, dataset), PostProcessing.of(config), options.metric, options.method, options.num_proc
+    )
+    for method, row in report.items():
+        print(f"{method:<8} mean {options.metric} of the classes {row['mean']:.3f}")
+    write_to_config(tuned, config)
+    config.save_pretrained(options.model)
+    print(f"{'class':<28}{'threshold':>10}  " + ("median (s)" if tuned.boxes is None else "step filter (s)"))
+    lengths = config.median_filter if tuned.boxes is None else config.boxes["length"]
+    for label, threshold, length in zip(config.labels, config.thresholds, lengths, strict=True):
+        print(f"{label:<28}{threshold:>10.3f}  {length:.2f}")
+    print(f"written to {Path(options.model) / 'config.json'}")
+
+
 def _evaluate(options) -> None:
     from .inference.evaluation import evaluate_detector
     from .inference.pipeline import pipeline
 
-    if options.annotations:
-        from .data.folder import load_annotated_folder
-
-        dataset = load_annotated_folder(options.data, options.annotations)
-    else:
-        from datasets import load_from_disk
-
-        if not Path(options.data).is_dir():
-            raise FileNotFoundError(f"{options.data}: no such folder of scenes.")
-        if not (Path(options.data) / "dataset_dict.json").is_file():
-            raise ValueError(f"{options.data}: holds no composed scenes; for a folder of audio give --annotations.")
-        splits = load_from_disk(options.data)
-        if options.split not in splits:
-            raise ValueError(f"{options.data}: no split {options.split!r}; it has {', '.join(splits)}.")
-        dataset = splits[options.split]
+    dataset = _annotated_clips(options)
     scores = evaluate_detector(pipeline("sound-event-detection", model=options.model), dataset)
     print(f"{'class':<28}{'events':>7}{'PSDS1':>8}{'PSDS2':>8}{'int. F1':>9}")
     total = sum(row["events"] for row in scores["per_class"].values())

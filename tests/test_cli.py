@@ -52,6 +52,14 @@ def test_compose_train_evaluate_detect(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "PSDS1" in out and "Knock" in out
     assert 0 <= json.loads((tmp_path / "scores.json").read_text())["psds1"] <= 1
+    assert main(["tune", model, scenes, "--metric", "intersection_f1", "--num-proc", "2"]) == 0
+    assert "written to" in capsys.readouterr().out
+    saved = json.loads((Path(model) / "config.json").read_text())
+    assert len(saved["thresholds"]) == 2
+    assert main(["evaluate", model, scenes, "--output", str(tmp_path / "tuned.json")]) == 0
+    before, after = (json.loads((tmp_path / f"{n}.json").read_text())["intersection_f1"] for n in ("scores", "tuned"))
+    assert after >= before  # the pipeline uses what was tuned, here on the same clips
+    capsys.readouterr()
     folder = tmp_path / "field"
     folder.mkdir()
     rng = np.random.default_rng(0)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from ..events import Event
 from ..metrics.detection import detection_scores, evaluation_truth
+from .post_processing import PostProcessing
 
 if TYPE_CHECKING:
     import datasets
@@ -12,11 +16,13 @@ if TYPE_CHECKING:
     from .pipeline import SoundEventDetectionPipeline
 
 
-def evaluate_detector(detector: SoundEventDetectionPipeline, dataset: datasets.Dataset, batch_size: int = 8) -> dict:
-    """Scores of a pipeline on a data set of the schema, all "strong": see [`hf_sed.metrics.detection.detection_scores`].
+def detector_scores(
+    detector: SoundEventDetectionPipeline, dataset: datasets.Dataset, batch_size: int = 8
+) -> tuple[dict[str, np.ndarray], dict[str, list[Event]], dict[str, float]]:
+    """Frame scores of a pipeline on a data set of the schema, all "strong", with the clips' events and durations.
 
-    Thresholds and median lengths are the saved ones. Shows a progress bar. Raises ValueError for clips without events'
-    times, or events of a class that the detector does not know.
+    Shows a progress bar. Raises ValueError for clips without events' times, or events of a class that the detector does
+    not know.
     """
     from tqdm.auto import tqdm
 
@@ -24,15 +30,19 @@ def evaluate_detector(detector: SoundEventDetectionPipeline, dataset: datasets.D
 
     if set(dataset["kind"]) != {"strong"}:
         raise ValueError("evaluation needs clips of kind 'strong', with the onset and offset of every event.")
-    config = detector.model.config
+    labels = detector.model.config.labels
     events, durations = evaluation_truth(dataset)
-    unknown = sorted({e.label for clip in events.values() for e in clip} - set(config.labels))
+    unknown = sorted({e.label for clip in events.values() for e in clip} - set(labels))
     if unknown:
-        raise ValueError(f"the data has the class {unknown[0]!r}, which the detector does not know: {config.labels}.")
+        raise ValueError(f"the data has the class {unknown[0]!r}, which the detector does not know: {labels}.")
     clips = undecoded(dataset)
     rows = (row["audio"] for row in clips)
     outputs = tqdm(detector(rows, batch_size=batch_size, return_scores=True), total=len(clips), desc="detecting")
-    scores = {name: output["scores"] for name, output in zip(events, outputs, strict=True)}
-    return detection_scores(
-        scores, events, durations, config.labels, config.frame_hop, config.thresholds, config.median_filter
-    )
+    return {n: output["scores"] for n, output in zip(events, outputs, strict=True)}, events, durations
+
+
+def evaluate_detector(detector: SoundEventDetectionPipeline, dataset: datasets.Dataset, batch_size: int = 8) -> dict:
+    """Scores of a pipeline on a data set: see [`hf_sed.metrics.detection.detection_scores`]. The post-processing is the
+    saved one."""
+    scores, events, durations = detector_scores(detector, dataset, batch_size)
+    return detection_scores(scores, events, durations, PostProcessing.of(detector.model.config))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from transformers.pipelines import pipeline  # re-exported: `from hf_sed import 
 from transformers.pipelines.base import ChunkPipeline
 
 from ..audio import AudioSource
-from .post_processing import decode
+from .post_processing import PostProcessing
 from .windows import join_windows, window_borders
 
 __all__ = ["SoundEventDetectionPipeline", "pipeline"]
@@ -26,6 +26,8 @@ class SoundEventDetectionPipeline(ChunkPipeline):
     Call parameters:
         thresholds: replaces the saved ones; one number or one a class.
         median_filter: replaces the saved lengths in seconds; one number or one a class.
+        boxes: decode with sound event bounding boxes of these settings, see
+            [`hf_sed.inference.post_processing.PostProcessing`].
         overlap: seconds by which windows overlap; default a fifth of the window.
         return_scores: give ``{"events", "scores", "frame_hop", "duration"}`` instead, with the unfiltered frame scores
             (frames, classes).
@@ -40,10 +42,16 @@ class SoundEventDetectionPipeline(ChunkPipeline):
         self,
         thresholds: float | Sequence[float] | None = None,
         median_filter: float | Sequence[float] | None = None,
+        boxes: Mapping[str, float | Sequence[float]] | None = None,
         overlap: float | None = None,
         return_scores: bool | None = None,
     ):
-        decoding = {"thresholds": thresholds, "median_lengths": median_filter, "return_scores": return_scores}
+        decoding = {
+            "thresholds": thresholds,
+            "median_lengths": median_filter,
+            "boxes": boxes,
+            "return_scores": return_scores,
+        }
         return {} if overlap is None else {"overlap": overlap}, {}, {k: v for k, v in decoding.items() if v is not None}
 
     def preprocess(self, source: AudioSource, overlap: float | None = None):
@@ -67,21 +75,15 @@ class SoundEventDetectionPipeline(ChunkPipeline):
         logits = self.model(**model_inputs).logits
         return {"scores": logits.float().sigmoid(), "place": place, "is_last": last}
 
-    def postprocess(self, windows, thresholds=None, median_lengths=None, return_scores: bool = False):
+    def postprocess(self, windows, thresholds=None, median_lengths=None, boxes=None, return_scores: bool = False):
         config = self.model.config
         parts = []
         for window in windows:
             first, frames, samples = (int(v) for v in window["place"][0])
             parts.append((first, window["scores"][0, :frames].numpy().astype(np.float32)))
         scores, duration = join_windows(parts), samples / self.feature_extractor.sampling_rate
-        events = decode(
-            scores,
-            config.labels,
-            config.frame_hop,
-            config.thresholds if thresholds is None else thresholds,
-            config.median_filter if median_lengths is None else median_lengths,
-            duration,
-        )
+        decoder = PostProcessing.of(config, thresholds=thresholds, median_filter=median_lengths, boxes=boxes)
+        events = decoder.events(scores, duration)
         events = [event.as_dict() for event in events]
         if return_scores:
             return {"events": events, "scores": scores, "frame_hop": config.frame_hop, "duration": duration}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..events import Event
-from ..inference.post_processing import median_filter
+from ..inference.post_processing import PostProcessing
 from .events import intersection_f1
 from .psds import PSDS1, PSDS2, psds
 
@@ -24,27 +24,21 @@ def detection_scores(
     scores: Mapping[str, np.ndarray],
     events: Mapping[str, Sequence[Event]],
     durations: Mapping[str, float],
-    labels: Sequence[str],
-    frame_hop: float,
-    thresholds: float | Sequence[float] = 0.5,
-    median_lengths: float | Sequence[float] = 0.0,
+    decoder: PostProcessing,
 ) -> dict:
-    """PSDS1, PSDS2 and intersection F1 of frame probabilities, after the median filter.
+    """PSDS1, PSDS2 and intersection F1 of frame probabilities, as ``decoder`` turns them into events.
 
     Returns ``psds1``, ``psds2``, ``intersection_f1`` and ``per_class``: label -> the three and ``events``, the number of
     ground-truth events. Classes without any are left out (with a warning).
     """
-    from ..events import scores_to_events
-
-    filtered = {clip: median_filter(array, median_lengths, frame_hop) for clip, array in scores.items()}
-    detections = {
-        clip: scores_to_events(array, labels, frame_hop, thresholds, durations[clip])
-        for clip, array in filtered.items()
-    }
-    one = psds(filtered, events, durations, labels, frame_hop, PSDS1)
+    labels = decoder.labels
+    candidates = {clip: decoder.candidates(array, durations[clip]) for clip, array in scores.items()}
+    frames = decoder.frame_hop if decoder.boxes is None else None
+    detections = {clip: decoder.events(array, durations[clip]) for clip, array in scores.items()}
+    one = psds(candidates, events, durations, labels, frames, PSDS1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # said once above
-        two = psds(filtered, events, durations, labels, frame_hop, PSDS2)
+        two = psds(candidates, events, durations, labels, frames, PSDS2)
         f1 = intersection_f1(detections, events, durations, labels)
     return {
         "psds1": one.value,
@@ -68,7 +62,7 @@ class DetectionMetrics:
 
     Args:
         dataset: the evaluation data set (schema of `hf_sed.data.schema`, all "strong").
-        config: the detector's config; its thresholds and median lengths are applied.
+        config: the detector's config; its post-processing is applied.
         evaluate_with: "teacher" or "student".
     """
 
@@ -86,10 +80,7 @@ class DetectionMetrics:
             scores = {self.clips[n]: clip[(clip != -100.0).all(1)] for n, clip in zip(numbers, array, strict=True)}
             durations = {clip: self.durations[clip] for clip in scores}
             events = {clip: self.events[clip] for clip in scores}
-            config = self.config
-            result = detection_scores(
-                scores, events, durations, config.labels, config.frame_hop, config.thresholds, config.median_filter
-            )
+            result = detection_scores(scores, events, durations, PostProcessing.of(self.config))
             self.last[network] = result
             for name in ("psds1", "psds2", "intersection_f1"):
                 out[f"{network}_{name}"] = result[name]

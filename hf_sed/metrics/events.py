@@ -226,5 +226,6 @@ def _best(score: np.ndarray, tp: np.ndarray, fp: np.ndarray, n_ref: int) -> tupl
     if not score.size or not tp.any():
         return float(max([1.0, *score[:1]])), 0.0, 0.0
     at = int(np.argmax(2 * tp / (tp + fp + n_ref)))
-    below = score[at + 1] if at + 1 < len(score) else min(score[at], 0.0)
-    return (score[at] + max(below, 0.0)) / 2, tp[at], fp[at]
+    # Below the lowest score there is no other to be midway to; a threshold must still lie under it.
+    threshold = (score[at] + score[at + 1]) / 2 if at + 1 < len(score) else np.nextafter(score[at], -np.inf)
+    return float(threshold), tp[at], fp[at]

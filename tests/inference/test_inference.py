@@ -8,8 +8,9 @@ from transformers import pipeline
 
 import hf_sed
 from hf_sed.events import Event
+from hf_sed.inference.bounding_boxes import bounding_boxes, change_points
 from hf_sed.inference.plots import plot_events
-from hf_sed.inference.post_processing import decode, median_filter
+from hf_sed.inference.post_processing import PostProcessing, median_filter
 from hf_sed.inference.windows import join_windows, window_borders
 
 
@@ -31,9 +32,80 @@ def test_decoding_applies_filter_then_threshold():
     scores = np.zeros((20, 1))
     scores[5] = 0.9
     scores[10:15] = 0.6
-    events = decode(scores, ["a"], 0.1, 0.5, 0.3)
+    events = PostProcessing(["a"], 0.1, 0.5, 0.3).events(scores)
     assert [(e.onset, e.offset) for e in events] == [(pytest.approx(1.0), pytest.approx(1.5))]
     assert events[0].score == pytest.approx(0.6)
+
+
+def test_hysteresis_gaps_and_durations():
+    scores = np.array([0, 0.4, 0.6, 0.4, 0, 0.4, 0, 0, 0, 0.7, 0, 0.7, 0.7, 0, 0])[:, None]
+    plain = PostProcessing(["a"], 0.1)
+    assert [(e.onset, e.offset) for e in plain.events(scores)] == [
+        (pytest.approx(a), pytest.approx(b)) for a, b in [(0.2, 0.3), (0.9, 1.0), (1.1, 1.3)]
+    ]
+    wide = PostProcessing(["a"], 0.1, low_thresholds=0.3)
+    assert (wide.events(scores)[0].onset, wide.events(scores)[0].offset) == (pytest.approx(0.1), pytest.approx(0.4))
+    assert len(wide.events(scores)) == 3  # the lone 0.4 never reaches the threshold
+    joined = PostProcessing(["a"], 0.1, min_gap=0.15, min_duration=0.2)
+    (event,) = joined.events(scores)
+    assert (event.onset, event.offset, event.score) == (pytest.approx(0.9), pytest.approx(1.3), pytest.approx(0.7))
+
+
+def test_boxes_find_change_points_that_are_known():
+    """Scores that step up and down at known frames: the boxes begin and end there, whatever the levels."""
+    hop, levels = 0.05, [(0, 40, 0.05), (40, 80, 0.9), (80, 120, 0.1), (120, 150, 0.6), (150, 200, 0.02)]
+    scores = np.concatenate([np.full(b - a, level) for a, b, level in levels])
+    boxes = [b for b in bounding_boxes(scores, hop, 0.5) if b[2] > 0.3]
+    assert [(a, b) for a, b, _ in boxes] == [
+        (pytest.approx(2.0), pytest.approx(4.0)),
+        (pytest.approx(6.0), pytest.approx(7.5)),
+    ]
+    assert [c for _, _, c in boxes] == [pytest.approx(0.9), pytest.approx(0.6)]
+    times, response = change_points(scores, hop, 0.5)
+    assert times[np.argmax(response)] == pytest.approx(2.0)
+    assert times[np.argmin(response)] == pytest.approx(4.0)
+    assert response.max() == pytest.approx(0.85)
+    noisy = np.clip(scores + np.random.default_rng(0).normal(0, 0.03, scores.shape), 0, 1)
+    found = [b for b in bounding_boxes(noisy, hop, 0.5, merge_rel=2.0) if b[2] > 0.3]
+    assert len(found) == 2
+    assert [(a, b) for a, b, _ in found] == [
+        (pytest.approx(2.0, abs=hop), pytest.approx(4.0, abs=hop)),
+        (pytest.approx(6.0, abs=hop), pytest.approx(7.5, abs=hop)),
+    ]
+
+
+def test_boxes_are_joined_across_shallow_gaps_only():
+    scores = np.concatenate([np.full(n, v) for n, v in [(40, 0.0), (20, 0.8), (20, 0.5), (20, 0.8), (40, 0.0)]])
+    assert len([b for b in bounding_boxes(scores, 0.05, 0.4, merge_rel=1.2) if b[2] > 0.6]) == 2
+    (box,) = [b for b in bounding_boxes(scores, 0.05, 0.4, merge_rel=2.0) if b[2] > 0.3]
+    assert box == (pytest.approx(2.0), pytest.approx(5.0), pytest.approx(0.7))
+    assert len([b for b in bounding_boxes(scores, 0.05, 0.4, merge_rel=2.0, merge_abs=0.2) if b[2] > 0.6]) == 2
+    assert bounding_boxes(np.zeros(50), 0.05, 0.4) == [] or all(
+        c == 0 for _, _, c in bounding_boxes(np.zeros(50), 0.05, 0.4)
+    )
+
+
+def test_a_threshold_selects_boxes_without_moving_their_borders():
+    rng = np.random.default_rng(0)
+    scores = np.clip(np.convolve(rng.uniform(0, 1, 220), np.ones(21) / 21, "valid"), 0, 1)[:, None]
+    decoder = PostProcessing(["a"], 0.05, boxes={"length": 0.4})
+    everything = {(e.onset, e.offset, e.score) for e in decoder.candidates(scores, 9.9)}
+    for threshold in (0.3, 0.5, 0.55):
+        events = PostProcessing(["a"], 0.05, threshold, boxes={"length": 0.4}).events(scores, 9.9)
+        assert {(e.onset, e.offset, e.score) for e in events} == {b for b in everything if b[2] > threshold}
+
+
+def test_boxes_travel_with_the_model(make_detector, tmp_path):
+    make_detector(boxes={"length": [0.3, 0.4, 0.5], "merge_rel": 1.5}, thresholds=0.0).save_pretrained(tmp_path)
+    hf_sed.SedFeatureExtractor(sampling_rate=8000).save_pretrained(tmp_path)
+    detect = pipeline("sound-event-detection", model=str(tmp_path))
+    x = {"array": 0.1 * np.random.default_rng(0).standard_normal(16000).astype(np.float32), "sampling_rate": 8000}
+    output = detect(x, return_scores=True)
+    expected = PostProcessing.of(detect.model.config).events(output["scores"], 2.0)
+    assert output["events"] == [e.as_dict() for e in expected]
+    assert output["events"]
+    with pytest.raises(ValueError, match="boxes"):
+        hf_sed.SedConfig(labels=["a"], boxes={"lenght": 0.3})
 
 
 @pytest.mark.parametrize("samples", [10, 99, 100, 101, 250, 1000, 1003])

@@ -25,6 +25,8 @@ class SedConfig(SedPreTrainedConfig):
         clip_length: seconds of a training clip; longer recordings are detected in windows of this length.
         thresholds: score above which a frame is active, one number or one a class.
         median_filter: length in seconds of the median filter on the frame scores, one number or one a class; 0 is none.
+        low_thresholds, min_gap, min_duration, boxes: further post-processing, see
+            `hf_sed.inference.post_processing.PostProcessing`.
     """
 
     model_type = "hf-sed"
@@ -40,6 +42,10 @@ class SedConfig(SedPreTrainedConfig):
     clip_length: float | int = 10.0
     thresholds: float | list[float] = 0.5
     median_filter: float | list[float] = 0.448
+    low_thresholds: float | list[float] | None = None
+    min_gap: float | list[float] = 0.0
+    min_duration: float | list[float] = 0.0
+    boxes: dict | None = None
 
     def __post_init__(self, labels: Sequence[str] | None = None, **kwargs):
         if self.backbone_config is None:
@@ -65,8 +71,12 @@ class SedConfig(SedPreTrainedConfig):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} {getattr(self, name)!r}; expected one of {', '.join(allowed)}.")
         super().__post_init__(**kwargs)
-        for name in ("thresholds", "median_filter"):
-            value = getattr(self, name)
+        if self.boxes is not None and not {"length"} <= set(self.boxes) <= {"length", "merge_abs", "merge_rel"}:
+            raise ValueError(f"boxes {self.boxes}: expected length and, if wanted, merge_abs and merge_rel.")
+        per_class = {
+            n: getattr(self, n) for n in ("thresholds", "median_filter", "low_thresholds", "min_gap", "min_duration")
+        }
+        for name, value in {**per_class, **(self.boxes or {})}.items():
             if isinstance(value, list) and len(value) != self.num_labels:
                 raise ValueError(f"{name} has {len(value)} values for {self.num_labels} classes.")
 
