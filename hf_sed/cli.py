@@ -1,4 +1,4 @@
-"""`hf-sed`: compose scenes, train, compare presets, evaluate, detect, push, demo."""
+"""`hf-sed`: compose scenes, train and compare, evaluate, tune, detect, write cards, push, open the demo."""
 
 from __future__ import annotations
 
@@ -95,6 +95,11 @@ def build_parser() -> argparse.ArgumentParser:
     detect.add_argument("--threshold", type=float, help="replaces the saved thresholds")
     detect.add_argument("--output", help="also write the events as a TSV")
     detect.set_defaults(run=_detect)
+
+    card = commands.add_parser("card", help="write the model card of a finished run from its record")
+    card.add_argument("folder", help="folder of the run, with results.json")
+    card.add_argument("output", help="Markdown file; its name is the card's title")
+    card.set_defaults(run=_card)
 
     push = commands.add_parser("push", help="push a saved detector to the Hub")
     push.add_argument("folder")
@@ -263,6 +268,13 @@ def _detect(options) -> int:
     if options.output:
         write_annotations(options.output, events)
     return 1 if failed else 0
+
+
+def _card(options) -> None:
+    from .sharing.model_card import write_card
+
+    write_card(options.folder, options.output)
+    print(f"written to {options.output}")
 
 
 def _push(options) -> None:

@@ -6,7 +6,16 @@ from collections.abc import Sequence
 
 from .detection import DetectionMetrics, detection_scores
 from .events import FScore, collar_f1, intersection_f1
-from .psds import PSDS1, PSDS2, PsdsResult, PsdsSettings, fixed_thresholds, psds, psds_of_operating_points
+from .psds import (
+    PSDS1,
+    PSDS2,
+    PsdsResult,
+    PsdsSettings,
+    fixed_thresholds,
+    psds,
+    psds_of_operating_points,
+    psds_scenarios,
+)
 from .segments import ClassMean, clip_average_precision, mean_average_precision, partial_auroc, segment_f1
 
 __all__ = [
@@ -27,6 +36,7 @@ __all__ = [
     "partial_auroc",
     "psds",
     "psds_of_operating_points",
+    "psds_scenarios",
     "segment_f1",
 ]
 

@@ -12,21 +12,37 @@ import numpy as np
 from .inputs import GroundTruth, Timeline, at_least, repeat_ranges
 from .runs import Runs
 
+_MOST_STORED = 20_000_000
+"""Changes that are stored, four numbers each, before they are compacted."""
+
 
 class ThresholdCounts:
     """True positives, false positives and cross triggers of each class at every threshold.
 
     ``dtc``, ``gtc``, ``cttc``: the criteria of Bilen et al. 2020 (arXiv 1910.08440); cross triggers are counted where
-    ``cttc`` is given.
+    ``cttc`` is given. With ``max_false_positives`` a class's counts are kept only down to the lowest threshold that has no
+    more of them: clips only ever add false positives, so no threshold below it can come back into range. That keeps the
+    memory independent of the number of clips.
     """
 
-    def __init__(self, truth: GroundTruth, dtc: float, gtc: float, cttc: float | None = None):
+    def __init__(
+        self,
+        truth: GroundTruth,
+        dtc: float,
+        gtc: float,
+        cttc: float | None = None,
+        max_false_positives: float = np.inf,
+    ):
         self.dtc, self.gtc, self.cttc, self.timeline = dtc, gtc, cttc, Timeline(truth)
+        self.max_false_positives = max_false_positives
+        self.floor = np.full(len(truth.classes), -np.inf)
+        self.stored = 0
         self.hours_of_class = truth.seconds() / 3600
         self.parts: list[list] = [[] for _ in truth.classes]
 
     def add(self, runs: Runs) -> None:
         """Count the detections of some clips."""
+        runs = runs.select(runs.appears >= self.floor[runs.label])
         line = self.timeline
         own = line.stretch(runs.clip, runs.label)
         length = runs.offset - runs.onset
@@ -37,6 +53,8 @@ class ThresholdCounts:
         )
         self._add_false(runs.select(~relevant))
         self._add_found(runs.select(relevant), own[relevant])
+        if np.isfinite(self.max_false_positives) and self.stored > _MOST_STORED:
+            self._compact()
 
     def _add_false(self, runs: Runs) -> None:
         cross = np.zeros(len(runs.clip))
@@ -85,9 +103,24 @@ class ThresholdCounts:
             index = order[bounds[k] : bounds[k + 1]]
             if index.size:
                 zero = np.zeros(index.size)
+                self.stored += index.size
                 part.append(
                     (threshold[index], *(counts[c][index] if c in counts else zero for c in ("tp", "fp", "ct")))
                 )
+
+    def _compact(self) -> None:
+        """Sum the changes at equal scores, and forget those that no threshold in range depends on."""
+        self.stored = 0
+        for k in range(len(self.parts)):
+            threshold, *counts = self.curve(k)
+            within = np.flatnonzero(counts[1] <= self.max_false_positives)
+            kept = within[-1] + 1 if within.size else 0
+            if kept < len(threshold):
+                # Just above the first score that is out of range: other clips may have changes between it and the last
+                # one that is kept.
+                self.floor[k] = np.nextafter(threshold[kept], np.inf)
+            self.parts[k] = [(threshold[:kept], *(np.diff(c[:kept], prepend=0.0) for c in counts))]
+            self.stored += kept
 
     def curve(self, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Scores in falling order and, just below each, the numbers of true positives, false positives, and the cross
@@ -97,4 +130,5 @@ class ThresholdCounts:
         threshold, *changes = (np.concatenate([part[i] for part in self.parts[k]]) for i in range(4))
         order = np.argsort(-threshold, kind="stable")
         last = np.flatnonzero(np.diff(threshold[order], append=-np.inf))
+        last = last[threshold[order][last] >= self.floor[k]]
         return threshold[order][last], *(np.cumsum(c[order])[last] for c in changes)

@@ -11,7 +11,7 @@ import numpy as np
 from ..events import Event
 from ..inference.post_processing import PostProcessing
 from .events import intersection_f1
-from .psds import PSDS1, PSDS2, psds
+from .psds import PSDS1, PSDS2, psds_scenarios
 
 if TYPE_CHECKING:
     import datasets
@@ -35,10 +35,9 @@ def detection_scores(
     candidates = {clip: decoder.candidates(array, durations[clip]) for clip, array in scores.items()}
     frames = decoder.frame_hop if decoder.boxes is None else None
     detections = {clip: decoder.events(array, durations[clip]) for clip, array in scores.items()}
-    one = psds(candidates, events, durations, labels, frames, PSDS1)
+    one, two = psds_scenarios(candidates, events, durations, labels, frames, (PSDS1, PSDS2))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # said once above
-        two = psds(candidates, events, durations, labels, frames, PSDS2)
         f1 = intersection_f1(detections, events, durations, labels)
     return {
         "psds1": one.value,

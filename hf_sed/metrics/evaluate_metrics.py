@@ -9,7 +9,7 @@ import evaluate
 import numpy as np
 
 from .events import intersection_f1
-from .psds import PSDS1, PSDS2, psds
+from .psds import psds_scenarios
 
 _CITATION = """Bilen et al., A Framework for the Robust Evaluation of Sound Event Detection, ICASSP 2020 (arXiv 1910.08440);
 Ebbers, Haeb-Umbach, Serizel, Threshold Independent Evaluation of Sound Event Detection Scores, ICASSP 2022."""
@@ -55,10 +55,8 @@ class Psds(_SedMetric):
 
     def _compute(self, predictions, references):
         inputs = self._by_clip(predictions, references)
-        return {
-            name: psds(*inputs, self.labels, self.frame_hop, s).value
-            for name, s in (("psds1", PSDS1), ("psds2", PSDS2))
-        }
+        one, two = psds_scenarios(*inputs, self.labels, self.frame_hop)
+        return {"psds1": one.value, "psds2": two.value}
 
 
 class IntersectionF1(_SedMetric):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
@@ -182,7 +182,7 @@ def _matching_steps(edges) -> list[tuple[float, int]]:
 # --- F from counts --------------------------------------------------------------------------------------------------
 
 
-def _f_score(truth: GroundTruth, runs: list[Runs], frames, threshold: Threshold, count, curves) -> FScore:
+def _f_score(truth: GroundTruth, runs: Iterator[Runs], frames, threshold: Threshold, count, curves) -> FScore:
     n_ref = truth.counts()
     if isinstance(threshold, str):
         if threshold != "best":
@@ -193,7 +193,7 @@ def _f_score(truth: GroundTruth, runs: list[Runs], frames, threshold: Threshold,
         if threshold is None and frames is not None:
             threshold = 0.5
         if threshold is None:
-            used, alive = None, runs
+            used, alive = None, list(runs)
         else:
             used = truth.of_kept(threshold, "threshold")
             alive = [r.select((r.appears > used[r.label]) & (r.ends <= used[r.label])) for r in runs]

@@ -8,7 +8,7 @@ threshold ``h`` is a maximal run of frames whose score is greater than ``h``.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -188,17 +188,17 @@ def prepare(
     frames: float | Mapping[str, np.ndarray] | None,
     without_ground_truth: str,
     confidences: bool = True,
-) -> tuple[GroundTruth, list[Runs]]:
-    """Checked ground truth of the evaluated classes, and the detections over all thresholds.
+) -> tuple[GroundTruth, Iterator[Runs]]:
+    """Checked ground truth of the evaluated classes, and the detections over all thresholds, made chunk by chunk.
 
     With ``frames`` (hop in seconds, or borders) ``detections`` are frame scores, else event lists, whose events need a
     ``score`` where ``confidences`` is set and are taken for certain without one elsewhere.
     """
     if frames is None:
         truth, boxes = prepare_boxes(detections, events, durations, classes, without_ground_truth, confidences)
-        return truth, [runs_of_boxes(boxes, list(truth.durations), truth.classes)]
+        return truth, iter([runs_of_boxes(boxes, list(truth.durations), truth.classes)])
     truth, arrays, borders = prepare_scores(detections, events, durations, classes, frames, without_ground_truth)
-    return truth, list(runs_of_scores(arrays, borders, list(truth.durations)))
+    return truth, runs_of_scores(arrays, borders, list(truth.durations))
 
 
 def prepare_boxes(

@@ -79,11 +79,31 @@ def psds(
 
     Raises ValueError naming clip and class for what cannot be evaluated.
     """
+    return psds_scenarios(scores, events, durations, classes, frames, (settings,), without_ground_truth)[0]
+
+
+def psds_scenarios(
+    scores: Scores | Mapping[str, Iterable[Event | Mapping]],
+    events: Mapping[str, Iterable[Event | Mapping | tuple]],
+    durations: Mapping[str, float],
+    classes: Sequence[str],
+    frames: float | Mapping[str, np.ndarray] | None = None,
+    scenarios: Sequence[PsdsSettings] = (PSDS1, PSDS2),
+    without_ground_truth: str = "drop",
+) -> list[PsdsResult]:
+    """[`psds`] with several settings, in one pass over the scores. They are worked through in chunks of clips and only
+    counts are kept, so the memory needed beside them does not grow with their number."""
     truth, runs = prepare(scores, events, durations, classes, frames, without_ground_truth)
-    changes = ThresholdCounts(truth, settings.dtc, settings.gtc, settings.cttc if settings.alpha_ct else None)
+    counted = [_counts(truth, settings) for settings in scenarios]
     for part in runs:
-        changes.add(part)
-    return _result([changes.curve(k) for k in range(len(truth.classes))], truth, settings)
+        for counts in counted:
+            counts.add(part)
+    return [_result(counts, truth, settings) for counts, settings in zip(counted, scenarios, strict=True)]
+
+
+def _counts(truth: GroundTruth, settings: PsdsSettings) -> ThresholdCounts:
+    cttc = settings.cttc if settings.alpha_ct else None
+    return ThresholdCounts(truth, settings.dtc, settings.gtc, cttc, settings.e_max * truth.hours)
 
 
 def psds_of_operating_points(
@@ -100,13 +120,13 @@ def psds_of_operating_points(
     for number, point in enumerate(points):
         truth, (runs,) = prepare(point, events, durations, classes, None, without_ground_truth, confidences=False)
         if changes is None:
-            changes = ThresholdCounts(truth, settings.dtc, settings.gtc, settings.cttc if settings.alpha_ct else None)
+            changes = _counts(truth, settings)
         # Each point's detections live between a score of their own and the next point's.
         size = len(runs.clip)
         changes.add(replace(runs, appears=np.full(size, -float(number)), ends=np.full(size, -float(number + 1))))
     if changes is None:
         raise ValueError("no operating point given.")
-    return _result([changes.curve(k) for k in range(len(truth.classes))], truth, settings)
+    return _result(changes, truth, settings)
 
 
 def fixed_thresholds(count: int = 50) -> np.ndarray:
@@ -114,10 +134,11 @@ def fixed_thresholds(count: int = 50) -> np.ndarray:
     return np.linspace(1 / (2 * count), 1 - 1 / (2 * count), count)
 
 
-def _result(counted: list, truth: GroundTruth, settings: PsdsSettings) -> PsdsResult:
+def _result(changes: ThresholdCounts, truth: GroundTruth, settings: PsdsSettings) -> PsdsResult:
     counts, curves = truth.counts(), []
     others = max(len(truth.classes) - 1, 1)
-    for k, (_, tp, fp, ct) in enumerate(counted):
+    for k in range(len(truth.classes)):
+        _, tp, fp, ct = changes.curve(k)
         curves.append(_class_curve(tp / counts[k], fp / truth.hours + settings.alpha_ct * ct / others, settings.e_max))
     per_class = [_area(x, y, settings.e_max) / settings.e_max for x, y in curves]
     x = np.unique(np.concatenate([x for x, _ in curves]))

@@ -70,11 +70,7 @@ def mean_average_precision(
     ``segment``: seconds of a segment; None ranks whole clips by their largest frame score, which is tagging.
     """
     truth, ranked, labels = _segments(scores, events, durations, classes, frames, segment, without_ground_truth)
-    values = []
-    for k in range(len(truth.classes)):
-        _, tp, fp = _binary_curve(ranked[:, k], labels[:, k])
-        values.append(float((np.diff(tp, prepend=0.0) / labels[:, k].sum() * tp / (tp + fp)).sum()))
-    return ClassMean(float(np.mean(values)), dict(zip(truth.classes, values, strict=True)))
+    return _mean_average_precision(ranked, labels, truth.classes)
 
 
 def clip_average_precision(probabilities: np.ndarray, tags: np.ndarray, classes: Sequence[str]) -> ClassMean:
@@ -90,11 +86,7 @@ def clip_average_precision(probabilities: np.ndarray, tags: np.ndarray, classes:
     empty = [c for c, n in zip(classes, tags.sum(0), strict=True) if n == 0]
     if empty:
         raise ValueError(f"class {', '.join(empty)} has no positive clip.")
-    values = []
-    for k in range(len(classes)):
-        _, tp, fp = _binary_curve(probabilities[:, k], tags[:, k])
-        values.append(float((np.diff(tp, prepend=0.0) / tags[:, k].sum() * tp / (tp + fp)).sum()))
-    return ClassMean(float(np.mean(values)), dict(zip(classes, values, strict=True)))
+    return _mean_average_precision(probabilities, tags, classes)
 
 
 def partial_auroc(
@@ -128,6 +120,14 @@ def partial_auroc(
         y = np.append(tpr[:inside], np.interp(max_fpr, fpr, tpr) if fpr[inside - 1] < max_fpr else tpr[inside - 1])
         values.append(float(np.trapezoid(y, x) / max_fpr))
     return ClassMean(float(np.mean(values)), dict(zip(truth.classes, values, strict=True)))
+
+
+def _mean_average_precision(scores: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> ClassMean:
+    values = []
+    for score, label in zip(scores.T, labels.T, strict=True):
+        _, tp, fp = _binary_curve(score, label)
+        values.append(float((np.diff(tp, prepend=0.0) / label.sum() * tp / (tp + fp)).sum()))
+    return ClassMean(float(np.mean(values)), dict(zip(classes, values, strict=True)))
 
 
 def _segments(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,6 +51,24 @@ def model_card(
     return ModelCard.from_template(
         data, template_path=str(TEMPLATE), **{**record, "model_name": model_name, "model_id": model_id or model_name}
     )
+
+
+def publishable(record: Mapping) -> dict:
+    """A run's record without what is only true on the machine that made it: its folders."""
+    return {k: v for k, v in record.items() if k not in ("model", "started_from", "data", "row")}
+
+
+def write_card(run: str | Path, output: str | Path) -> None:
+    """Write the card of a finished run (its folder holds ``results.json``) to ``output``, and the record that it was
+    written from beside it as JSON. Raises FileNotFoundError where the run has no record."""
+    source, output = Path(run) / "results.json", Path(output)
+    if not source.is_file():
+        raise FileNotFoundError(
+            f"{source}: no record; the run is not finished, or is no run of hf-sed train or compare."
+        )
+    record = publishable(json.loads(source.read_text()))
+    output.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+    output.write_text(str(model_card(record, output.stem)))
 
 
 def card_of_trainer(trainer: SedTrainer) -> ModelCard:

@@ -41,7 +41,6 @@ class SedTrainingArguments(MethodSettings, TrainingArguments):
     logging_steps: float = 50
     metric_for_best_model: str | None = "psds1"
     ddp_find_unused_parameters: bool | None = False
-    ddp_broadcast_buffers: bool | None = False
 
     def __post_init__(self):
         if self.dataloader_num_workers == 0:

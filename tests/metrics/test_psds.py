@@ -182,3 +182,20 @@ def test_intersection_f1_by_hand():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert intersection_f1({}, truth, {"a": 10.0, "b": 10.0}, CLASSES).macro == 0
+
+
+def test_forgetting_what_is_out_of_range_changes_nothing(monkeypatch):
+    """With the memory bound at nothing, counts are compacted after every chunk."""
+    from hf_sed.metrics import counts, runs
+
+    scores, truth, durations, hop = small_set(5, clips=9)
+    rng = np.random.default_rng(0)
+    scores = {clip: np.clip(array + rng.uniform(-0.05, 0.05, array.shape), 0, 1) for clip, array in scores.items()}
+    cases = [PsdsSettings(0.7, 0.7, e_max=e) for e in (50, 200, 1000)] + [PsdsSettings(0.1, 0.1, 0.3, 0.5, 1.0, 500)]
+    expected = [psds(scores, truth, durations, CLASSES, hop, s) for s in cases]
+    monkeypatch.setattr(counts, "_MOST_STORED", 0)
+    monkeypatch.setattr(runs, "_CHUNK", 1)
+    for s, whole in zip(cases, expected, strict=True):
+        bounded = psds(scores, truth, durations, CLASSES, hop, s)
+        assert bounded.value == pytest.approx(whole.value, abs=1e-12)
+        assert bounded.per_class == pytest.approx(whole.per_class, abs=1e-12)

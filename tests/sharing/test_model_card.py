@@ -54,3 +54,15 @@ def test_a_run_without_evaluation_says_so():
 def test_the_committed_cards_are_what_their_records_give(path):
     record = json.loads(path.read_text())
     assert path.with_suffix(".md").read_text() == str(model_card(record, path.stem))
+
+
+def test_a_finished_run_gives_its_card(tmp_path):
+    from hf_sed.cli import main
+
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "results.json").write_text(json.dumps(RECORD))
+    assert main(["card", str(tmp_path / "run"), str(tmp_path / "tiny.md")]) == 0
+    record = json.loads((tmp_path / "tiny.json").read_text())
+    assert "/root" not in (tmp_path / "tiny.json").read_text()
+    assert (tmp_path / "tiny.md").read_text() == str(model_card(record, "tiny"))
+    assert main(["card", str(tmp_path), str(tmp_path / "none.md")]) == 2
