@@ -14,7 +14,7 @@ import numpy as np
 
 from ..events import Event
 
-_CHUNK = 3_000_000
+_CHUNK = 1_000_000
 """Score cells worked on at a time; bounds the working memory to some hundred MB."""
 
 
