@@ -119,26 +119,30 @@ def scores_to_events(
     frame_hop: float,
     thresholds: float | Sequence[float] = 0.5,
     duration: float | None = None,
+    low_thresholds: float | Sequence[float] | None = None,
 ) -> list[Event]:
     """Decode frame scores (frames, classes) into events, sorted by onset.
 
-    A frame is active where its score is *greater* than its class's threshold. An event's score is the mean score of
-    its frames. Offsets are cut at ``duration`` seconds where it is given.
+    A frame is active where its score is *greater* than its class's threshold. With ``low_thresholds`` (hysteresis) an
+    event reaches as far as scores stay above the low one and needs a frame above the other. An event's score is the mean
+    score of its frames. Offsets are cut at ``duration`` seconds where it is given.
     """
     scores = np.asarray(scores)
     if scores.ndim != 2 or scores.shape[1] != len(labels):
         raise ValueError(
             f"scores have shape {scores.shape}; expected (frames, {len(labels)}) for classes {list(labels)}."
         )
-    thresholds = np.broadcast_to(np.asarray(thresholds, dtype=float), (len(labels),))
+    high = np.broadcast_to(np.asarray(thresholds, dtype=float), (len(labels),))
+    low = high if low_thresholds is None else np.minimum(np.asarray(low_thresholds, dtype=float), high)
     events = []
     for column, label in enumerate(labels):
-        for first, last in active_runs(scores[:, column] > thresholds[column]):
+        for first, last in active_runs(scores[:, column] > low[column]):
+            part = scores[first:last, column]
             onset, offset = first * frame_hop, last * frame_hop
             if duration is not None:
                 offset = min(offset, duration)
-            if offset > onset:
-                events.append(Event(label, onset, offset, float(scores[first:last, column].mean())))
+            if part.max() > high[column] and offset > onset:
+                events.append(Event(label, onset, offset, float(part.mean())))
     return sorted(events, key=lambda e: (e.onset, e.offset, e.label))
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.ndimage import median_filter as _median_filter
 
-from ..events import Event, active_runs
+from ..events import Event, scores_to_events
 from .bounding_boxes import bounding_boxes
 
 if TYPE_CHECKING:
@@ -96,36 +96,31 @@ class PostProcessing:
     def events(self, scores: np.ndarray, duration: float | None = None) -> list[Event]:
         """Events of frame scores (frames, classes), sorted by onset. ``score``: mean of the event's frames, or the box's
         confidence. Offsets are cut at ``duration`` seconds."""
-        candidates, high = self.candidates(scores, duration), self._each(self.thresholds)
-        gaps, shortest = self._each(self.min_gap), self._each(self.min_duration)
-        if self.boxes is not None:
-            found = {
-                k: [(e.onset, e.offset, e.score) for e in candidates if e.label == label and e.score > high[k]]
-                for k, label in enumerate(self.labels)
-            }
+        candidates = self.candidates(scores, duration)
+        if self.boxes is None:
+            found = scores_to_events(
+                candidates, self.labels, self.frame_hop, self.thresholds, duration, self.low_thresholds
+            )
         else:
-            low = high if self.low_thresholds is None else np.minimum(self._each(self.low_thresholds), high)
-            found = {k: self._runs(candidates[:, k], high[k], low[k], duration) for k in range(len(self.labels))}
+            least = dict(zip(self.labels, self._each(self.thresholds), strict=True))
+            found = [e for e in candidates if e.score > least[e.label]]
+        gaps, shortest = self._each(self.min_gap), self._each(self.min_duration)
         events = []
         for k, label in enumerate(self.labels):
-            joined: list[tuple[float, float, float]] = []
-            for onset, offset, score in found[k]:
-                if joined and onset - joined[-1][1] < gaps[k]:
-                    before = joined.pop()
-                    lengths = (before[1] - before[0], offset - onset)
-                    score = (before[2] * lengths[0] + score * lengths[1]) / sum(lengths)
-                    onset = before[0]
-                joined.append((onset, offset, score))
-            events += [Event(label, a, b, s) for a, b, s in joined if b - a >= shortest[k]]
+            joined: list[Event] = []
+            for event in sorted((e for e in found if e.label == label), key=lambda e: e.onset):
+                if joined and event.onset - joined[-1].offset < gaps[k]:
+                    event = _join(joined.pop(), event)
+                joined.append(event)
+            events += [e for e in joined if e.offset - e.onset >= shortest[k]]
         return sorted(events, key=lambda e: (e.onset, e.offset, e.label))
-
-    def _runs(self, scores: np.ndarray, high: float, low: float, duration: float | None):
-        for first, last in active_runs(scores > low):
-            part = scores[first:last]
-            onset, offset = first * self.frame_hop, last * self.frame_hop
-            offset = offset if duration is None else min(offset, duration)
-            if part.max() > high and offset > onset:
-                yield onset, offset, float(part.mean())
 
     def _each(self, value: PerClass) -> np.ndarray:
         return np.broadcast_to(np.asarray(value, dtype=float), (len(self.labels),))
+
+
+def _join(first: Event, second: Event) -> Event:
+    """One event from two of a class; its score is their mean, weighed by their lengths."""
+    lengths = (first.offset - first.onset, second.offset - second.onset)
+    score = (first.score * lengths[0] + second.score * lengths[1]) / sum(lengths)
+    return Event(first.label, first.onset, second.offset, score)

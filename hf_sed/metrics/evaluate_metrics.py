@@ -67,13 +67,8 @@ class IntersectionF1(_SedMetric):
         super().__init__(labels, frame_hop, **kwargs)
 
     def _compute(self, predictions, references):
-        from ..events import scores_to_events
-
-        scores, events, durations = self._by_clip(predictions, references)
-        found = {
-            n: scores_to_events(s, self.labels, self.frame_hop, self.threshold, durations[n]) for n, s in scores.items()
-        }
-        result = intersection_f1(found, events, durations, self.labels)
+        inputs = self._by_clip(predictions, references)
+        result = intersection_f1(*inputs, self.labels, self.frame_hop, threshold=self.threshold)
         return {"intersection_f1": result.macro, "intersection_f1_micro": result.micro}
 
 

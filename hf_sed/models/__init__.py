@@ -1,0 +1,1 @@
+"""Encoders, front ends and the detector around them; `auto.py` registers them with transformers."""

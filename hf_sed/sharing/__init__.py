@@ -1,0 +1,1 @@
+"""Model cards, the Hub, the demo Space."""

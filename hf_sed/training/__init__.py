@@ -1,0 +1,1 @@
+"""From batches to a trained detector: the method, the trainer, recipes and comparisons."""

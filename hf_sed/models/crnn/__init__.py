@@ -1,0 +1,1 @@
+"""The CNN encoder of the DCASE/ATST-SED CRNN."""

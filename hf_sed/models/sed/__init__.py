@@ -1,0 +1,1 @@
+"""The sound event detector: config, model, feature extractor, supervised loss."""
