@@ -62,6 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     ):
         train = commands.add_parser(name, help=text)
         train.add_argument("recipe", help="YAML file, see recipes/")
+        train.add_argument("--output-dir", help="folder of the run, instead of the recipe's")
         train.add_argument(
             "--resume", action="store_true", help="go on from the last complete checkpoint of an unfinished run"
         )
@@ -156,7 +157,10 @@ def _recipe(options):
 
     overrides = _settings(options.set)
     check_keys(overrides, [f.name for f in fields(SedTrainingArguments) if f.init], "--set")
-    return load_recipe(options.recipe), overrides
+    recipe = load_recipe(options.recipe)
+    if options.output_dir:
+        recipe.output_dir = options.output_dir
+    return recipe, overrides
 
 
 def _train(options) -> None:

@@ -48,6 +48,9 @@ def test_compose_train_evaluate_detect(tmp_path, capsys):
     assert "6 strong, 4 weak, 6 unlabelled, 4 validation" in capsys.readouterr().out
     assert main(["train", recipe(tmp_path)]) == 0
     assert "psds1" in capsys.readouterr().out
+    assert main(["train", recipe(tmp_path), "--output-dir", str(tmp_path / "other"), "--set", "max_steps=1"]) == 0
+    assert json.loads((tmp_path / "other" / "train" / "results.json").read_text())["steps"] == 1
+    capsys.readouterr()
     assert main(["evaluate", model, scenes, "--output", str(tmp_path / "scores.json")]) == 0
     out = capsys.readouterr().out
     assert "PSDS1" in out and "Knock" in out
@@ -114,7 +117,15 @@ def test_an_interrupted_run_says_how_to_go_on_and_goes_on(tmp_path):
     path = recipe(tmp_path, max_steps=2000, save_steps=20, save_total_limit=2)
     command = [sys.executable, "-m", "hf_sed.cli", "train", path]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+        # A shell starts background jobs with SIGINT ignored, and children inherit that; a user's terminal does not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     end = time.monotonic() + 120
     while time.monotonic() < end and not list((tmp_path / "run" / "train").glob("checkpoint-*/trainer_state.json")):
         time.sleep(0.1)
