@@ -12,7 +12,7 @@ import numpy as np
 from .inputs import GroundTruth, Timeline, at_least, repeat_ranges
 from .runs import Runs
 
-_MOST_STORED = 20_000_000
+_MOST_STORED = 5_000_000
 """Changes that are stored, four numbers each, before they are compacted."""
 
 
@@ -21,8 +21,8 @@ class ThresholdCounts:
 
     ``dtc``, ``gtc``, ``cttc``: the criteria of Bilen et al. 2020 (arXiv 1910.08440); cross triggers are counted where
     ``cttc`` is given. With ``max_false_positives`` a class's counts are kept only down to the lowest threshold that has no
-    more of them: clips only ever add false positives, so no threshold below it can come back into range. That keeps the
-    memory independent of the number of clips.
+    more of them: clips only ever add false positives, so no threshold below it can come back into range. What is kept
+    is what the PSD-ROC needs, however many clips there are.
     """
 
     def __init__(

@@ -91,8 +91,8 @@ def psds_scenarios(
     scenarios: Sequence[PsdsSettings] = (PSDS1, PSDS2),
     without_ground_truth: str = "drop",
 ) -> list[PsdsResult]:
-    """[`psds`] with several settings, in one pass over the scores. They are worked through in chunks of clips and only
-    counts are kept, so the memory needed beside them does not grow with their number."""
+    """[`psds`] with several settings, in one pass over the scores. They are worked through in chunks of clips, of
+    which only the counts within `e_max` are kept."""
     truth, runs = prepare(scores, events, durations, classes, frames, without_ground_truth)
     counted = [_counts(truth, settings) for settings in scenarios]
     for part in runs:
