@@ -73,6 +73,11 @@ class PostProcessing:
         saved = cls(config.labels, config.frame_hop, **{name: getattr(config, name) for name in names})
         return replace(saved, **{k: v for k, v in changes.items() if v is not None})
 
+    @property
+    def frames(self) -> float | None:
+        """How the metrics are to read the candidates: hop of the frames in seconds, None for boxes."""
+        return self.frame_hop if self.boxes is None else None
+
     def candidates(self, scores: np.ndarray, duration: float | None = None) -> np.ndarray | list[Event]:
         """What the threshold selects from, and PSDS is computed on: filtered frame scores (frames, classes), or boxes
         with their confidence."""
@@ -96,7 +101,10 @@ class PostProcessing:
     def events(self, scores: np.ndarray, duration: float | None = None) -> list[Event]:
         """Events of frame scores (frames, classes), sorted by onset. ``score``: mean of the event's frames, or the box's
         confidence. Offsets are cut at ``duration`` seconds."""
-        candidates = self.candidates(scores, duration)
+        return self.select(self.candidates(scores, duration), duration)
+
+    def select(self, candidates: np.ndarray | list[Event], duration: float | None = None) -> list[Event]:
+        """The events among [`candidates`]."""
         if self.boxes is None:
             found = scores_to_events(
                 candidates, self.labels, self.frame_hop, self.thresholds, duration, self.low_thresholds

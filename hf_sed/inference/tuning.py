@@ -45,8 +45,7 @@ def _measure(settings: Mapping) -> dict[str, float]:
     scores, events, durations, decoder, metric = _work
     decoder = replace(decoder, **settings)
     candidates = {clip: decoder.candidates(array, durations[clip]) for clip, array in scores.items()}
-    frames = decoder.frame_hop if decoder.boxes is None else None
-    inputs = (candidates, events, durations, decoder.labels, frames)
+    inputs = (candidates, events, durations, decoder.labels, decoder.frames)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if metric == "intersection_f1":
@@ -106,14 +105,7 @@ def tune(
     candidates = {clip: tuned.candidates(array, durations[clip]) for clip, array in scores.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        f1 = intersection_f1(
-            candidates,
-            events,
-            durations,
-            tuned.labels,
-            tuned.frame_hop if tuned.boxes is None else None,
-            threshold="best",
-        )
+        f1 = intersection_f1(candidates, events, durations, tuned.labels, tuned.frames, threshold="best")
     return replace(tuned, thresholds=[f1.thresholds.get(c, 0.5) for c in tuned.labels]), report
 
 

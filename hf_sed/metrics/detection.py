@@ -33,9 +33,8 @@ def detection_scores(
     """
     labels = decoder.labels
     candidates = {clip: decoder.candidates(array, durations[clip]) for clip, array in scores.items()}
-    frames = decoder.frame_hop if decoder.boxes is None else None
-    detections = {clip: decoder.events(array, durations[clip]) for clip, array in scores.items()}
-    one, two = psds_scenarios(candidates, events, durations, labels, frames, (PSDS1, PSDS2))
+    detections = {clip: decoder.select(found, durations[clip]) for clip, found in candidates.items()}
+    one, two = psds_scenarios(candidates, events, durations, labels, decoder.frames, (PSDS1, PSDS2))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # said once above
         f1 = intersection_f1(detections, events, durations, labels)

@@ -103,8 +103,8 @@ def collar_f1(
     def count(alive: Runs) -> tuple[np.ndarray, np.ndarray]:
         size = len(truth.classes)
         tp = np.zeros(size)
-        for k, matched in _matches(alive, truth, collars, lambda edges: [(0.0, _matching(edges))]):
-            tp[k] += matched[0][1]
+        for k, matched in _matches(alive, truth, collars, _matching):
+            tp[k] += matched
         return tp, np.bincount(alive.label, minlength=size) - tp
 
     def curves() -> list:
