@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .bootstrap import Difference, Estimate, Interval, bootstrap, paired_bootstrap
 from .detection import DetectionMetrics, detection_scores
 from .events import FScore, collar_f1, intersection_f1
 from .psds import (
     PSDS1,
     PSDS2,
+    PsdsAccumulator,
     PsdsResult,
     PsdsSettings,
     fixed_thresholds,
@@ -23,9 +25,14 @@ __all__ = [
     "PSDS2",
     "ClassMean",
     "DetectionMetrics",
+    "Difference",
+    "Estimate",
     "FScore",
+    "Interval",
+    "PsdsAccumulator",
     "PsdsResult",
     "PsdsSettings",
+    "bootstrap",
     "clip_average_precision",
     "collar_f1",
     "detection_scores",
@@ -33,6 +40,7 @@ __all__ = [
     "intersection_f1",
     "load",
     "mean_average_precision",
+    "paired_bootstrap",
     "partial_auroc",
     "psds",
     "psds_of_operating_points",

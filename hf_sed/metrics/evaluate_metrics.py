@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import datasets
 import evaluate
 import numpy as np
 
+from ..events import scores_to_events
 from .events import intersection_f1
-from .psds import psds_scenarios
+from .psds import PsdsAccumulator
 
 _CITATION = """Bilen et al., A Framework for the Robust Evaluation of Sound Event Detection, ICASSP 2020 (arXiv 1910.08440);
 Ebbers, Haeb-Umbach, Serizel, Threshold Independent Evaluation of Sound Event Detection Scores, ICASSP 2022."""
+
+
+_BATCH = 64
+"""Clips that are read at a time."""
 
 
 class _SedMetric(evaluate.Metric):
@@ -40,22 +45,38 @@ class _SedMetric(evaluate.Metric):
             ),
         )
 
-    def _by_clip(self, predictions, references):
-        names = [f"clip {i}" for i in range(len(predictions))]
-        scores = {
-            n: np.asarray(p, dtype=float).reshape(-1, len(self.labels)) for n, p in zip(names, predictions, strict=True)
-        }
-        events = {n: r["events"] for n, r in zip(names, references, strict=True)}
-        durations = {n: r["duration"] for n, r in zip(names, references, strict=True)}
-        return scores, events, durations
+    def _finalize(self) -> None:
+        """Count what was added, clip by clip, from its file. `evaluate` would next read all of it into Python lists; it
+        is given nothing to read, and `_compute` the counted result."""
+        super()._finalize()
+        if self.process_id == 0:
+            references = self.data.select_columns("references")[:]["references"]
+            events = {f"clip {i}": r["events"] for i, r in enumerate(references)}
+            durations = {f"clip {i}": r["duration"] for i, r in enumerate(references)}
+            scores = self.data.select_columns("predictions").with_format("numpy")
+            self._result = self._count(scores, events, durations)
+            self.data = self.data.select([])
+
+    def _batches(self, data: datasets.Dataset) -> Iterator[dict[str, np.ndarray]]:
+        for start in range(0, len(data), _BATCH):
+            rows = data[start : start + _BATCH]["predictions"]
+            yield {
+                f"clip {start + i}": np.asarray(clip, dtype=float).reshape(-1, len(self.labels))
+                for i, clip in enumerate(rows)
+            }
+
+    def _compute(self, predictions, references):
+        return self._result
 
 
 class Psds(_SedMetric):
     """Polyphonic Sound Detection Scores 1 and 2 of DCASE Task 4, exact and threshold-free."""
 
-    def _compute(self, predictions, references):
-        inputs = self._by_clip(predictions, references)
-        one, two = psds_scenarios(*inputs, self.labels, self.frame_hop)
+    def _count(self, data, events, durations):
+        accumulator = PsdsAccumulator(events, durations, self.labels)
+        for batch in self._batches(data):
+            accumulator.add(batch, self.frame_hop)
+        one, two = accumulator.results()
         return {"psds1": one.value, "psds2": two.value}
 
 
@@ -66,9 +87,12 @@ class IntersectionF1(_SedMetric):
         self.threshold = threshold
         super().__init__(labels, frame_hop, **kwargs)
 
-    def _compute(self, predictions, references):
-        inputs = self._by_clip(predictions, references)
-        result = intersection_f1(*inputs, self.labels, self.frame_hop, threshold=self.threshold)
+    def _count(self, data, events, durations):
+        found = {}
+        for batch in self._batches(data):
+            for clip, scores in batch.items():
+                found[clip] = scores_to_events(scores, self.labels, self.frame_hop, self.threshold, durations[clip])
+        result = intersection_f1(found, events, durations, self.labels)
         return {"intersection_f1": result.macro, "intersection_f1_micro": result.micro}
 
 

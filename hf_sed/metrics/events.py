@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
 import numpy as np
 
 from ..events import Event
-from .counts import ThresholdCounts
-from .inputs import GroundTruth, Scores, Timeline, at_least, prepare
+from .counts import Changes, ThresholdCounts
+from .inputs import EvaluationSet, GroundTruth, Scores, Timeline, at_least
 from .runs import Runs
 
 Events = Mapping[str, Iterable[Event | Mapping | tuple]]
@@ -59,24 +59,9 @@ def intersection_f1(
 
     A class with events of which none is found scores 0 and counts in the macro mean.
     """
-    truth, runs = prepare(detections, events, durations, classes, frames, without_ground_truth, confidences=False)
-
-    def count(alive: Runs) -> tuple[np.ndarray, np.ndarray]:
-        changes = ThresholdCounts(truth, dtc, gtc)
-        size = len(alive.clip)
-        changes.add(replace(alive, appears=np.zeros(size), ends=np.full(size, -np.inf)))
-        curves = [changes.curve(k) for k in range(len(truth.classes))]
-        return np.array([c[1][-1] if c[1].size else 0.0 for c in curves]), np.array(
-            [c[2][-1] if c[2].size else 0.0 for c in curves]
-        )
-
-    def curves() -> list:
-        changes = ThresholdCounts(truth, dtc, gtc)
-        for part in runs:
-            changes.add(part)
-        return [changes.curve(k)[:3] for k in range(len(truth.classes))]
-
-    return _f_score(truth, runs, frames, threshold, count, curves)
+    return intersection_changes(
+        detections, events, durations, classes, frames, threshold, dtc, gtc, without_ground_truth
+    ).score()
 
 
 def collar_f1(
@@ -97,43 +82,125 @@ def collar_f1(
     larger of ``offset_collar`` s and ``offset_collar_rate`` of the event's length; matching is one to one and optimal.
     The other arguments are those of [`intersection_f1`].
     """
-    truth, runs = prepare(detections, events, durations, classes, frames, without_ground_truth, confidences=False)
-    collars = (onset_collar, offset_collar, offset_collar_rate)
+    return collar_changes(
+        detections,
+        events,
+        durations,
+        classes,
+        frames,
+        threshold,
+        onset_collar,
+        offset_collar,
+        offset_collar_rate,
+        without_ground_truth,
+    ).score()
 
-    def count(alive: Runs) -> tuple[np.ndarray, np.ndarray]:
-        size = len(truth.classes)
-        tp = np.zeros(size)
-        for k, matched in _matches(alive, truth, collars, _matching):
-            tp[k] += matched
-        return tp, np.bincount(alive.label, minlength=size) - tp
 
-    def curves() -> list:
-        whole = Runs.concatenate(list(runs))
-        found: list[list] = [[] for _ in truth.classes]
-        for k, steps in _matches(whole, truth, collars, _matching_steps):
-            found[k] += steps
-        out = []
-        for k in range(len(truth.classes)):
-            own = whole.select(whole.label == k)
-            ends = np.isfinite(own.ends)
-            score = np.concatenate([own.appears, own.ends[ends], [s for s, _ in found[k]]])
-            detected = np.concatenate([np.ones(len(own.appears)), -np.ones(ends.sum()), np.zeros(len(found[k]))])
-            right = np.concatenate([np.zeros(len(own.appears) + ends.sum()), [c for _, c in found[k]]])
-            order = np.argsort(-score, kind="stable")
-            last = np.flatnonzero(np.diff(score[order], append=-np.inf))
-            tp = np.cumsum(right[order])[last]
-            out.append((score[order][last], tp, np.cumsum(detected[order])[last] - tp))
-        return out
+# --- Counts ---------------------------------------------------------------------------------------------------------
 
-    return _f_score(truth, runs, frames, threshold, count, curves)
+
+@dataclass(frozen=True)
+class FCounts:
+    """What an F-score is computed from: changes of each class's counts, and reference events (clips, classes).
+
+    ``thresholds`` (classes,) are those that the detections were selected with; None: there was none; "best": to be
+    chosen.
+    """
+
+    classes: tuple[str, ...]
+    changes: list[Changes]
+    n_ref: np.ndarray
+    thresholds: np.ndarray | Literal["best"] | None
+
+    def at(self, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+        """True and false positives, reference events and thresholds (classes,), with clips counted ``weights`` times."""
+        n_ref = self.n_ref.sum(0) if weights is None else weights @ self.n_ref
+        counts = [c.counts(weights) for c in self.changes]
+        if isinstance(self.thresholds, str):
+            best = [_best(c.scores, *tpfp, n) for c, tpfp, n in zip(self.changes, counts, n_ref, strict=True)]
+            used, tp, fp = (np.array(c, dtype=float) for c in zip(*best, strict=True))
+            return tp, fp, n_ref, used
+        tp, fp = (np.array([c[i][-1] if c[i].size else 0.0 for c in counts]) for i in (0, 1))
+        return tp, fp, n_ref, self.thresholds
+
+    def score(self) -> FScore:
+        """The F-scores."""
+        return f_score_of_counts(self.classes, *self.at())
+
+
+def intersection_changes(
+    detections, events, durations, classes, frames=None, threshold=None, dtc=0.5, gtc=0.5, without_ground_truth="drop"
+) -> FCounts:
+    """The counts behind [`intersection_f1`]."""
+    clips = EvaluationSet(events, durations, classes, without_ground_truth)
+    runs, used = _selected(clips, detections, frames, threshold)
+    counts = ThresholdCounts(clips.truth, dtc, gtc)
+    for part in runs:
+        counts.add(part)
+    changes = [counts.changes(k) for k in range(len(clips.truth.classes))]
+    return FCounts(clips.truth.classes, changes, clips.truth.counts_by_clip, used)
+
+
+def collar_changes(
+    detections,
+    events,
+    durations,
+    classes,
+    frames=None,
+    threshold=None,
+    onset_collar=0.2,
+    offset_collar=0.2,
+    offset_collar_rate=0.2,
+    without_ground_truth="drop",
+) -> FCounts:
+    """The counts behind [`collar_f1`]."""
+    clips = EvaluationSet(events, durations, classes, without_ground_truth)
+    runs, used = _selected(clips, detections, frames, threshold)
+    whole = Runs.concatenate(list(runs))
+    found: list[list] = [[] for _ in clips.truth.classes]
+    for clip, k, steps in _matches(whole, clips.truth, (onset_collar, offset_collar, offset_collar_rate)):
+        found[k] += [(score, clip, change) for score, change in steps]
+    changes = []
+    for k, steps in enumerate(found):
+        own = whole.select(whole.label == k)
+        ends = np.isfinite(own.ends)
+        score, clip, right = (np.array(c) for c in zip(*steps, strict=True)) if steps else [np.zeros(0, int)] * 3
+        detected = np.concatenate([np.ones(len(ends), int), np.full(ends.sum(), -1)])
+        changes.append(
+            Changes.of(
+                np.concatenate([own.appears, own.ends[ends], score]),
+                np.concatenate([own.clip, own.clip[ends], clip]),
+                np.concatenate([np.zeros(len(detected), int), right]),
+                np.concatenate([detected, -right]),
+            )
+        )
+    return FCounts(clips.truth.classes, changes, clips.truth.counts_by_clip, used)
+
+
+def _selected(
+    clips: EvaluationSet, detections, frames, threshold: Threshold
+) -> tuple[Iterator[Runs], np.ndarray | str | None]:
+    """Detections at the given thresholds, or at all of them for "best"; and the thresholds."""
+    if frames is not None:
+        clips.require_all(detections)
+    runs = clips.runs(detections, frames)
+    if isinstance(threshold, str):
+        if threshold != "best":
+            raise ValueError(f"threshold {threshold!r}; expected a number, one a class, or 'best'.")
+        return runs, threshold
+    if threshold is None and frames is not None:
+        threshold = 0.5
+    used = None if threshold is None else clips.truth.of_kept(threshold, "threshold")
+    return (part.above(used) for part in runs), used
 
 
 # --- Collar matching ------------------------------------------------------------------------------------------------
 
 
-def _matches(runs: Runs, truth: GroundTruth, collars: tuple[float, float, float], solve):
-    """For each clip and class where some detection fits some event: the class, and what ``solve`` makes of the edges
-    (event, detection, appears, ends)."""
+def _matches(
+    runs: Runs, truth: GroundTruth, collars: tuple[float, float, float]
+) -> Iterator[tuple[int, int, list[tuple[float, int]]]]:
+    """For each clip and class where some detection fits some event: clip, class, and the steps of the matching's size."""
     line = Timeline(truth)
     stretch = line.stretch(runs.clip, runs.label)
     runs, stretch = runs.select(stretch >= 0), stretch[stretch >= 0]
@@ -149,30 +216,29 @@ def _matches(runs: Runs, truth: GroundTruth, collars: tuple[float, float, float]
         event, detection = np.nonzero(fits)
         if event.size:
             at = start + detection
-            yield int(line.label[stretch[start]]), solve((event, detection, runs.appears[at], runs.ends[at]))
+            steps = _matching_steps(event, detection, runs.appears[at], runs.ends[at])
+            yield int(line.clip[stretch[start]]), int(line.label[stretch[start]]), steps
 
 
-def _matching(edges) -> int:
+def _matching(event: np.ndarray, detection: np.ndarray) -> int:
     """Size of the largest one-to-one matching of events and detections."""
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import maximum_bipartite_matching
 
-    event, detection, *_ = edges
     if event.size == 1:
         return 1
     graph = csr_array((np.ones(event.size), (event, detection)), shape=(event.max() + 1, detection.max() + 1))
     return int((maximum_bipartite_matching(graph, perm_type="column") >= 0).sum())
 
 
-def _matching_steps(edges) -> list[tuple[float, int]]:
+def _matching_steps(event, detection, appears, ends) -> list[tuple[float, int]]:
     """Scores just below which the size of the matching changes, and by how much, as the threshold falls."""
-    event, detection, appears, ends = edges
     steps, size = [], 0
     for score in np.unique(np.concatenate([appears, ends]))[::-1]:
         if not np.isfinite(score):
             continue
         alive = (appears >= score) & (ends < score)
-        now = _matching((event[alive], detection[alive])) if alive.any() else 0
+        now = _matching(event[alive], detection[alive]) if alive.any() else 0
         if now != size:
             steps.append((float(score), now - size))
             size = now
@@ -180,25 +246,6 @@ def _matching_steps(edges) -> list[tuple[float, int]]:
 
 
 # --- F from counts --------------------------------------------------------------------------------------------------
-
-
-def _f_score(truth: GroundTruth, runs: Iterator[Runs], frames, threshold: Threshold, count, curves) -> FScore:
-    n_ref = truth.counts()
-    if isinstance(threshold, str):
-        if threshold != "best":
-            raise ValueError(f"threshold {threshold!r}; expected a number, one a class, or 'best'.")
-        best = [_best(*curve, n) for curve, n in zip(curves(), n_ref, strict=True)]
-        used, tp, fp = (np.array(c, dtype=float) for c in zip(*best, strict=True))
-    else:
-        if threshold is None and frames is not None:
-            threshold = 0.5
-        if threshold is None:
-            used, alive = None, list(runs)
-        else:
-            used = truth.of_kept(threshold, "threshold")
-            alive = [r.select((r.appears > used[r.label]) & (r.ends <= used[r.label])) for r in runs]
-        tp, fp = count(Runs.concatenate(alive))
-    return f_score_of_counts(truth.classes, tp, fp, n_ref, used)
 
 
 def f_score_of_counts(

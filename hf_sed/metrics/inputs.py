@@ -8,8 +8,9 @@ threshold ``h`` is a maximal run of frames whose score is greater than ``h``.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -44,10 +45,10 @@ class GroundTruth:
     events: dict[str, dict[int, np.ndarray]]
     asked_for: tuple[str, ...] | None = None
 
-    @property
-    def hours(self) -> float:
-        """Length of the whole set."""
-        return sum(self.durations.values()) / 3600
+    def hours(self, weights: np.ndarray | None = None) -> float:
+        """Length of the whole set, with clips counted ``weights`` (clips,) times."""
+        seconds = list(self.durations.values())
+        return (sum(seconds) if weights is None else float(weights @ np.array(seconds))) / 3600
 
     def of_kept(self, value: float | Sequence[float], name: str) -> np.ndarray:
         """A setting of each class, from one number or one for each class that was asked for."""
@@ -68,21 +69,32 @@ class GroundTruth:
             self.asked_for or self.classes,
         )
 
-    def counts(self) -> np.ndarray:
-        """Number of events of each class."""
-        counts = np.zeros(len(self.classes), dtype=int)
-        for clip in self.events.values():
-            for k, intervals in clip.items():
-                counts[k] += len(intervals)
-        return counts
+    def counts(self, weights: np.ndarray | None = None) -> np.ndarray:
+        """Number of events of each class (classes,), with clips counted ``weights`` (clips,) times."""
+        if weights is None:
+            return self.counts_by_clip.sum(0).astype(int)
+        return weights @ self.counts_by_clip
 
-    def seconds(self) -> np.ndarray:
-        """Summed length of the events of each class."""
-        seconds = np.zeros(len(self.classes))
-        for clip in self.events.values():
-            for k, intervals in clip.items():
-                seconds[k] += (intervals[:, 1] - intervals[:, 0]).sum()
-        return seconds
+    def seconds(self, weights: np.ndarray | None = None) -> np.ndarray:
+        """Summed length of the events of each class (classes,)."""
+        return self.seconds_by_clip.sum(0) if weights is None else weights @ self.seconds_by_clip
+
+    @cached_property
+    def counts_by_clip(self) -> np.ndarray:
+        """Number of events (clips, classes)."""
+        return self._by_clip(len)
+
+    @cached_property
+    def seconds_by_clip(self) -> np.ndarray:
+        """Summed length of the events (clips, classes)."""
+        return self._by_clip(lambda intervals: (intervals[:, 1] - intervals[:, 0]).sum())
+
+    def _by_clip(self, function) -> np.ndarray:
+        out = np.zeros((len(self.durations), len(self.classes)))
+        for number, clip in enumerate(self.durations):
+            for k, intervals in self.events.get(clip, {}).items():
+                out[number, k] = function(intervals)
+        return out
 
 
 def ground_truth(
@@ -121,11 +133,9 @@ def ground_truth(
     return GroundTruth(classes, {k: float(v) for k, v in durations.items()}, laid_out)
 
 
-def check_scores(scores: Scores, truth: GroundTruth, borders: Mapping[str, np.ndarray]) -> None:
+def _check_scores(scores: Scores, truth: GroundTruth, borders: Mapping[str, np.ndarray]) -> None:
     """Raise ValueError naming clip and class for scores that cannot be evaluated."""
-    missing, extra = sorted(set(truth.durations) - set(scores)), sorted(set(scores) - set(truth.durations))
-    if missing:
-        raise ValueError(f"clip {missing[0]!r} has a duration but no scores ({len(missing)} such clips).")
+    extra = sorted(set(scores) - set(truth.durations))
     if extra:
         raise ValueError(f"clip {extra[0]!r} has scores but no duration ({len(extra)} such clips).")
     for clip, array in scores.items():
@@ -151,26 +161,7 @@ def _event(raw: Event | Mapping | tuple, where: str) -> Event:
     return as_event(raw, where)
 
 
-def check_boxes(
-    boxes: Mapping[str, Iterable[Event | Mapping | tuple]], truth: GroundTruth, confidences: bool
-) -> dict[str, list[Event]]:
-    """Checked event lists of every clip; a clip that is not named has no detection. Raises ValueError naming clip and
-    class for an event that is malformed, of an unknown class, or without the confidence it needs."""
-    unknown = sorted(set(boxes) - set(truth.durations))
-    if unknown:
-        raise ValueError(f"clip {unknown[0]!r} has detections but no duration ({len(unknown)} such clips).")
-    checked = {}
-    for clip in truth.durations:
-        events = [_event(e, f"clip {clip!r}") for e in boxes.get(clip, ())]
-        for event in events:
-            class_index(truth.classes, event.label, f"clip {clip!r}")
-            if (confidences and event.score is None) or (event.score is not None and not np.isfinite(event.score)):
-                raise ValueError(f"clip {clip!r}, class {event.label!r}: a detected event needs a finite score.")
-        checked[clip] = events
-    return checked
-
-
-def frame_borders(scores: Scores, frames: float | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _frame_borders(scores: Scores, frames: float | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Borders in seconds of each clip's frames, from a frame hop in seconds or as they are given."""
     if isinstance(frames, Mapping):
         missing = sorted(set(scores) - set(frames))
@@ -180,79 +171,94 @@ def frame_borders(scores: Scores, frames: float | Mapping[str, np.ndarray]) -> d
     return {clip: np.arange(len(array) + 1) * frames for clip, array in scores.items()}
 
 
-def prepare(
-    detections: Scores | Mapping[str, Iterable[Event | Mapping | tuple]],
-    events: Mapping[str, Iterable[Event | Mapping | tuple]],
-    durations: Mapping[str, float],
-    classes: Sequence[str],
-    frames: float | Mapping[str, np.ndarray] | None,
-    without_ground_truth: str,
-    confidences: bool = True,
-) -> tuple[GroundTruth, Iterator[Runs]]:
-    """Checked ground truth of the evaluated classes, and the detections over all thresholds, made chunk by chunk.
+class EvaluationSet:
+    """The clips of an evaluation and what is true of them; reads detections of all of them, or of a batch.
 
-    With ``frames`` (hop in seconds, or borders) ``detections`` are frame scores, else event lists, whose events need a
-    ``score`` where ``confidences`` is set and are taken for certain without one elsewhere.
+    Args:
+        events, durations, classes: see [`ground_truth`].
+        without_ground_truth: what to do with a class without events: "drop" (with a warning) or "error".
+
+    ``truth`` is the ground truth of the evaluated classes, ``numbers`` the index of each clip.
     """
-    if frames is None:
-        truth, boxes = prepare_boxes(detections, events, durations, classes, without_ground_truth, confidences)
-        return truth, iter([runs_of_boxes(boxes, list(truth.durations), truth.classes)])
-    truth, arrays, borders = prepare_scores(detections, events, durations, classes, frames, without_ground_truth)
-    return truth, runs_of_scores(arrays, borders, list(truth.durations))
 
+    def __init__(
+        self,
+        events: Mapping[str, Iterable[Event | Mapping | tuple]],
+        durations: Mapping[str, float],
+        classes: Sequence[str],
+        without_ground_truth: str = "drop",
+    ):
+        self.whole = ground_truth(events, durations, classes)
+        kept = _evaluated_classes(self.whole, without_ground_truth)
+        self.truth = self.whole if len(kept) == len(self.whole.classes) else self.whole.restricted(kept)
+        self._kept = kept
+        self.numbers = {clip: number for number, clip in enumerate(self.truth.durations)}
 
-def prepare_boxes(
-    detections: Mapping[str, Iterable[Event | Mapping | tuple]],
-    events: Mapping[str, Iterable[Event | Mapping | tuple]],
-    durations: Mapping[str, float],
-    classes: Sequence[str],
-    without_ground_truth: str,
-    confidences: bool,
-) -> tuple[GroundTruth, dict[str, list[Event]]]:
-    """Checked ground truth, and the detected events, of the evaluated classes."""
-    whole = ground_truth(events, durations, classes)
-    boxes = check_boxes(detections, whole, confidences)
-    truth = _restricted(whole, without_ground_truth)
-    return truth, {clip: [e for e in found if e.label in truth.classes] for clip, found in boxes.items()}
+    def frames(
+        self, scores: Scores, frames: float | Mapping[str, np.ndarray]
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Checked frame scores and frame borders, of the evaluated classes, of the clips that are given."""
+        arrays = {clip: np.asarray(array) for clip, array in scores.items()}
+        borders = _frame_borders(arrays, frames)
+        _check_scores(arrays, self.whole, borders)
+        if len(self._kept) < len(self.whole.classes):
+            arrays = {clip: array[:, self._kept] for clip, array in arrays.items()}
+        return arrays, borders
 
+    def boxes(
+        self, boxes: Mapping[str, Iterable[Event | Mapping | tuple]], confidences: bool = False
+    ) -> dict[str, list[Event]]:
+        """Checked events, of the evaluated classes, of the clips that are given; each needs a ``score`` with
+        ``confidences``. Raises ValueError naming clip and class for an event that is malformed or of an unknown class."""
+        unknown = sorted(set(boxes) - set(self.whole.durations))
+        if unknown:
+            raise ValueError(f"clip {unknown[0]!r} has detections but no duration ({len(unknown)} such clips).")
+        checked = {}
+        for clip, found in boxes.items():
+            events = [_event(e, f"clip {clip!r}") for e in found]
+            for event in events:
+                class_index(self.whole.classes, event.label, f"clip {clip!r}")
+                if (confidences and event.score is None) or (event.score is not None and not np.isfinite(event.score)):
+                    raise ValueError(f"clip {clip!r}, class {event.label!r}: a detected event needs a finite score.")
+            checked[clip] = [e for e in events if e.label in self.truth.classes]
+        return checked
 
-def prepare_scores(
-    scores: Scores,
-    events: Mapping[str, Iterable[Event | Mapping | tuple]],
-    durations: Mapping[str, float],
-    classes: Sequence[str],
-    frames: float | Mapping[str, np.ndarray],
-    without_ground_truth: str,
-) -> tuple[GroundTruth, dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Checked ground truth, frame scores and frame borders of the evaluated classes."""
-    whole = ground_truth(events, durations, classes)
-    arrays = {clip: np.asarray(array) for clip, array in scores.items()}
-    borders = frame_borders(arrays, frames)
-    check_scores(arrays, whole, borders)
-    truth = _restricted(whole, without_ground_truth)
-    if len(truth.classes) < len(whole.classes):
-        kept = [whole.classes.index(c) for c in truth.classes]
-        arrays = {clip: array[:, kept] for clip, array in arrays.items()}
-    return truth, arrays, borders
+    def runs(
+        self,
+        detections: Scores | Mapping[str, Iterable[Event | Mapping | tuple]],
+        frames: float | Mapping[str, np.ndarray] | None,
+        confidences: bool = False,
+        ignored: Callable[[], tuple[np.ndarray, np.ndarray]] | None = None,
+    ) -> Iterator[Runs]:
+        """The detections of the clips that are given over all thresholds, made chunk by chunk.
 
+        With ``frames`` (hop in seconds, or borders) ``detections`` are frame scores, else event lists, whose events need a
+        ``score`` where ``confidences`` is set and are taken for certain without one elsewhere. ``ignored``: see
+        [`runs_of_scores`].
+        """
+        if frames is None:
+            return iter([runs_of_boxes(self.boxes(detections, confidences), self.numbers, self.truth.classes)])
+        return runs_of_scores(*self.frames(detections, frames), self.numbers, ignored)
 
-def _restricted(truth: GroundTruth, without_ground_truth: str) -> GroundTruth:
-    kept = _evaluated_classes(truth, without_ground_truth)
-    if not kept:
-        raise ValueError("no class has ground truth events; the score is not defined.")
-    return truth.restricted(kept) if len(kept) < len(truth.classes) else truth
+    def require_all(self, clips: Collection[str]) -> None:
+        """Raise ValueError unless frame scores of all clips are there. (A clip without detected events is none.)"""
+        missing = sorted(set(self.numbers) - set(clips))
+        if missing:
+            raise ValueError(f"clip {missing[0]!r} has a duration but no scores ({len(missing)} such clips).")
 
 
 def _evaluated_classes(truth: GroundTruth, without_ground_truth: str) -> list[int]:
     """Indices of the classes with events; what happens to the others is the caller's policy, "drop" or "error"."""
-    counts = truth.counts()
-    empty = [name for name, n in zip(truth.classes, counts, strict=True) if n == 0]
-    if empty and without_ground_truth == "error":
-        raise ValueError(f"class {', '.join(empty)} has no ground truth event in the evaluation set.")
     if without_ground_truth not in ("drop", "error"):
         raise ValueError(f"without_ground_truth {without_ground_truth!r}; expected 'drop' or 'error'.")
+    counts = truth.counts()
+    empty = [name for name, n in zip(truth.classes, counts, strict=True) if n == 0]
+    if len(empty) == len(truth.classes):
+        raise ValueError("no class has ground truth events; the score is not defined.")
+    if empty and without_ground_truth == "error":
+        raise ValueError(f"class {', '.join(empty)} has no ground truth event in the evaluation set.")
     if empty:
-        warnings.warn(f"no ground truth for class {', '.join(empty)}: left out of the score.", stacklevel=5)
+        warnings.warn(f"no ground truth for class {', '.join(empty)}: left out of the score.", stacklevel=4)
     return np.flatnonzero(counts).tolist()
 
 

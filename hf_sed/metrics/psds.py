@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ..events import Event
-from .counts import ThresholdCounts
-from .inputs import GroundTruth, Scores, prepare
+from .counts import Changes, ThresholdCounts
+from .inputs import EvaluationSet, GroundTruth, Scores
 
 
 @dataclass(frozen=True)
@@ -91,19 +91,80 @@ def psds_scenarios(
     scenarios: Sequence[PsdsSettings] = (PSDS1, PSDS2),
     without_ground_truth: str = "drop",
 ) -> list[PsdsResult]:
-    """[`psds`] with several settings, in one pass over the scores. They are worked through in chunks of clips, of
-    which only the counts within `e_max` are kept."""
-    truth, runs = prepare(scores, events, durations, classes, frames, without_ground_truth)
-    counted = [_counts(truth, settings) for settings in scenarios]
-    for part in runs:
-        for counts in counted:
-            counts.add(part)
-    return [_result(counts, truth, settings) for counts, settings in zip(counted, scenarios, strict=True)]
+    """[`psds`] with several settings, in one pass over the scores."""
+    accumulator = PsdsAccumulator(events, durations, classes, scenarios, without_ground_truth)
+    accumulator.add(scores, frames)
+    return accumulator.results()
 
 
-def _counts(truth: GroundTruth, settings: PsdsSettings) -> ThresholdCounts:
-    cttc = settings.cttc if settings.alpha_ct else None
-    return ThresholdCounts(truth, settings.dtc, settings.gtc, cttc, settings.e_max * truth.hours)
+class PsdsAccumulator:
+    """[`psds`] with several settings of clips that come in batches, or are spread over processes.
+
+    Keeps of the scores only the changes of the counts within `e_max` of the whole set, so that memory does not grow with
+    the number of frames. Takes the ground truth and durations of the whole set at the start.
+    """
+
+    def __init__(
+        self,
+        events: Mapping[str, Iterable[Event | Mapping | tuple]],
+        durations: Mapping[str, float],
+        classes: Sequence[str],
+        scenarios: Sequence[PsdsSettings] = (PSDS1, PSDS2),
+        without_ground_truth: str = "drop",
+        kept_range: float = 1.0,
+    ):
+        self.set = EvaluationSet(events, durations, classes, without_ground_truth)
+        self.scenarios = tuple(scenarios)
+        limit = kept_range * self.set.truth.hours()
+        self.counts = [
+            ThresholdCounts(self.set.truth, s.dtc, s.gtc, s.cttc if s.alpha_ct else None, s.e_max * limit)
+            for s in self.scenarios
+        ]
+        self.seen: set[str] = set()
+        """Clips that were counted."""
+        self._all_needed = False
+
+    def add(
+        self,
+        scores: Scores | Mapping[str, Iterable[Event | Mapping]],
+        frames: float | Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        """Count the detections of some clips; ``scores`` and ``frames`` as in [`psds`]. Raises ValueError for a clip that
+        was counted before."""
+        again = sorted(self.seen & set(scores))
+        if again:
+            raise ValueError(f"clip {again[0]!r} was added twice ({len(again)} such clips).")
+        for part in self.set.runs(scores, frames, confidences=True, ignored=self._closed):
+            for counts in self.counts:
+                counts.add(part)
+        self.seen |= set(scores)
+        self._all_needed |= frames is not None
+
+    def merge(self, other: PsdsAccumulator) -> None:
+        """Add the clips that another process has counted, for the same ground truth and settings."""
+        if other.scenarios != self.scenarios or other.set.numbers != self.set.numbers:
+            raise ValueError("accumulators of different settings or evaluation sets cannot be merged.")
+        again = sorted(self.seen & other.seen)
+        if again:
+            raise ValueError(f"clip {again[0]!r} was counted by both ({len(again)} such clips).")
+        for mine, theirs in zip(self.counts, other.counts, strict=True):
+            mine.merge(theirs)
+        self.seen |= other.seen
+        self._all_needed |= other._all_needed
+
+    def results(self) -> list[PsdsResult]:
+        """PSDS of all clips, for each of the settings. Raises ValueError while frame scores of a clip are missing."""
+        if self._all_needed:
+            self.set.require_all(self.seen)
+        return [
+            _result(_changes(counts), self.set.truth, settings)
+            for counts, settings in zip(self.counts, self.scenarios, strict=True)
+        ]
+
+    def _closed(self) -> tuple[np.ndarray, np.ndarray]:
+        """Scores that are out of range in every scenario."""
+        low, high = zip(*(counts.closed for counts in self.counts), strict=True)
+        return np.max(low, axis=0), np.min(high, axis=0)
 
 
 def psds_of_operating_points(
@@ -116,17 +177,17 @@ def psds_of_operating_points(
 ) -> PsdsResult:
     """PSDS from detections at some thresholds only, as psds_eval computes it: each of ``points`` is a clip -> events
     mapping, one operating point. It lies below the exact value; to compare with papers that used 50 thresholds."""
-    changes = None
+    if not points:
+        raise ValueError("no operating point given.")
+    clips = EvaluationSet(events, durations, classes, without_ground_truth)
+    cttc = settings.cttc if settings.alpha_ct else None
+    counts = ThresholdCounts(clips.truth, settings.dtc, settings.gtc, cttc, settings.e_max * clips.truth.hours())
     for number, point in enumerate(points):
-        truth, (runs,) = prepare(point, events, durations, classes, None, without_ground_truth, confidences=False)
-        if changes is None:
-            changes = _counts(truth, settings)
+        (runs,) = clips.runs(point, None)
         # Each point's detections live between a score of their own and the next point's.
         size = len(runs.clip)
-        changes.add(replace(runs, appears=np.full(size, -float(number)), ends=np.full(size, -float(number + 1))))
-    if changes is None:
-        raise ValueError("no operating point given.")
-    return _result(changes, truth, settings)
+        counts.add(replace(runs, appears=np.full(size, -float(number)), ends=np.full(size, -float(number + 1))))
+    return _result(_changes(counts), clips.truth, settings)
 
 
 def fixed_thresholds(count: int = 50) -> np.ndarray:
@@ -134,29 +195,71 @@ def fixed_thresholds(count: int = 50) -> np.ndarray:
     return np.linspace(1 / (2 * count), 1 - 1 / (2 * count), count)
 
 
-def _result(changes: ThresholdCounts, truth: GroundTruth, settings: PsdsSettings) -> PsdsResult:
-    counts, curves = truth.counts(), []
-    others = max(len(truth.classes) - 1, 1)
-    for k in range(len(truth.classes)):
-        _, tp, fp, ct = changes.curve(k)
-        curves.append(_class_curve(tp / counts[k], fp / truth.hours + settings.alpha_ct * ct / others, settings.e_max))
-    per_class = [_area(x, y, settings.e_max) / settings.e_max for x, y in curves]
-    x = np.unique(np.concatenate([x for x, _ in curves]))
-    rates = np.stack([_staircase(cx, cy, x) for cx, cy in curves])
-    y = np.maximum(rates.mean(0) - settings.alpha_st * rates.std(0), 0.0)
-    names = truth.classes
+def _changes(counts: ThresholdCounts) -> list[Changes]:
+    return [counts.changes(k) for k in range(len(counts.rows))]
+
+
+def _result(changes: Sequence[Changes], truth: GroundTruth, settings: PsdsSettings) -> PsdsResult:
+    names, counts = truth.classes, truth.counts()
+    curves = _class_curves(changes, truth, settings)
+    value, per_class, roc = _areas(curves, settings)
     return PsdsResult(
-        float(_area(x, y, settings.e_max) / settings.e_max),
-        dict(zip(names, map(float, per_class), strict=True)),
-        (x, y),
+        value,
+        dict(zip(names, per_class, strict=True)),
+        roc,
         dict(zip(names, curves, strict=True)),
-        truth.hours,
+        truth.hours(),
         dict(zip(names, counts.tolist(), strict=True)),
         settings,
     )
 
 
+def psds_of_weighted_clips(
+    changes: Sequence[Changes], truth: GroundTruth, settings: PsdsSettings, weights: np.ndarray
+) -> tuple[float, np.ndarray]:
+    """PSDS, and each class's area (NaN for a class without events), with clips counted ``weights`` (clips,) times."""
+    present = np.flatnonzero(truth.counts(weights))
+    per_class = np.full(len(truth.classes), np.nan)
+    if not present.size:
+        return np.nan, per_class
+    curves = _class_curves(changes, truth, settings, weights, present)
+    value, per_class[present], _ = _areas(curves, settings)
+    return value, per_class
+
+
 # --- Curves ---------------------------------------------------------------------------------------------------------
+
+
+def _class_curves(
+    changes: Sequence[Changes],
+    truth: GroundTruth,
+    settings: PsdsSettings,
+    weights: np.ndarray | None = None,
+    present: Sequence[int] | None = None,
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """ROC of each class (of those ``present``) that the changes of the counts make."""
+    present = range(len(changes)) if present is None else present
+    counts, hours, hours_of_class = truth.counts(weights), truth.hours(weights), truth.seconds(weights) / 3600
+    others = max(len(present) - 1, 1)
+    curves = []
+    for k in present:
+        tp, fp = changes[k].counts(weights)
+        rate = fp / hours
+        if settings.alpha_ct:
+            rate = rate + settings.alpha_ct * changes[k].cross_triggers(hours_of_class, weights) / others
+        curves.append(_class_curve(tp / counts[k], rate, settings.e_max))
+    return curves
+
+
+def _areas(
+    curves: Sequence[tuple[np.ndarray, np.ndarray]], settings: PsdsSettings
+) -> tuple[float, list[float], tuple[np.ndarray, np.ndarray]]:
+    """PSDS, the normalised area under each class's curve, and the effective ROC."""
+    per_class = [_area(x, y, settings.e_max) / settings.e_max for x, y in curves]
+    x = np.unique(np.concatenate([x for x, _ in curves]))
+    rates = np.stack([_staircase(cx, cy, x) for cx, cy in curves])
+    y = np.maximum(rates.mean(0) - settings.alpha_st * rates.std(0), 0.0)
+    return _area(x, y, settings.e_max) / settings.e_max, per_class, (x, y)
 
 
 def _class_curve(tpr: np.ndarray, efpr: np.ndarray, e_max: float) -> tuple[np.ndarray, np.ndarray]:

@@ -7,8 +7,8 @@ is the same thing: it appears at its confidence and is never swallowed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -45,6 +45,15 @@ class Runs:
     def select(self, index: np.ndarray) -> Runs:
         """The runs at ``index``, integers or a mask."""
         return Runs(*(getattr(self, f.name)[index] for f in fields(self)))
+
+    def above(self, thresholds: np.ndarray | None = None) -> Runs:
+        """The detections at one threshold a class, or all of them, as if there were no other threshold: from score 0."""
+        alive = self
+        if thresholds is not None:
+            least = thresholds[self.label]
+            alive = self.select((self.appears > least) & (self.ends <= least))
+        size = len(alive.clip)
+        return replace(alive, appears=np.zeros(size), ends=np.full(size, -np.inf))
 
 
 def max_tree(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -85,24 +94,36 @@ def max_tree(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np
 
 
 def runs_of_scores(
-    scores: Mapping[str, np.ndarray], borders: Mapping[str, np.ndarray], clips: Sequence[str]
+    scores: Mapping[str, np.ndarray],
+    borders: Mapping[str, np.ndarray],
+    numbers: Mapping[str, int],
+    ignored: Callable[[], tuple[np.ndarray, np.ndarray]] | None = None,
 ) -> Iterator[Runs]:
-    """Runs of frame scores, chunk by chunk. ``clips`` gives each clip its index; all arrays have the same classes."""
-    by_length: dict[int, list[int]] = {}
-    for number, clip in enumerate(clips):
-        by_length.setdefault(len(scores[clip]), []).append(number)
-    for frames, numbers in by_length.items():
-        classes = scores[clips[numbers[0]]].shape[1]
+    """Runs of frame scores, chunk by chunk. ``numbers`` gives each clip its index; all arrays have the same classes.
+
+    ``ignored`` is asked before each chunk for a stretch of scores of each class, least and largest, that makes no
+    difference: a run that appears or ends within it may be said to do so anywhere within.
+    """
+    by_length: dict[int, list[str]] = {}
+    for clip, array in scores.items():
+        by_length.setdefault(len(array), []).append(clip)
+    for frames, clips in by_length.items():
+        classes = scores[clips[0]].shape[1]
         step = max(_CHUNK // max(frames * classes, 1), 1)
-        for start in range(0, len(numbers), step):
-            chunk = np.array(numbers[start : start + step])
-            stacked = np.stack([np.asarray(scores[clips[n]], dtype=np.float64) for n in chunk], axis=1)
-            first, stop, appears, ends = max_tree(stacked.reshape(frames, -1))
+        for start in range(0, len(clips), step):
+            chunk = clips[start : start + step]
+            stacked = np.stack([np.asarray(scores[clip], dtype=np.float64) for clip in chunk], axis=1)
+            if ignored is not None:
+                low, high = ignored()
+                stacked = np.where((stacked >= low) & (stacked <= high), low, stacked)
+            stacked = stacked.reshape(frames, -1)
+            columns = np.flatnonzero((stacked > -np.inf).any(0))
+            first, stop, appears, ends = max_tree(stacked[:, columns])
             frame, column = np.nonzero(np.isfinite(appears))
-            times = np.stack([borders[clips[n]] for n in chunk])
-            which, label = np.divmod(column, classes)
+            times = np.stack([borders[clip] for clip in chunk])
+            which, label = np.divmod(columns[column], classes)
             yield Runs(
-                chunk[which],
+                np.array([numbers[clip] for clip in chunk])[which],
                 label,
                 times[which, first[frame, column]],
                 times[which, stop[frame, column]],
@@ -111,14 +132,14 @@ def runs_of_scores(
             )
 
 
-def runs_of_boxes(boxes: Mapping[str, Iterable[Event]], clips: Sequence[str], classes: Sequence[str]) -> Runs:
+def runs_of_boxes(boxes: Mapping[str, Iterable[Event]], numbers: Mapping[str, int], classes: Sequence[str]) -> Runs:
     """Runs of event lists: each event is one detection at its confidence ``score`` (1 where it has none), whatever its
     neighbours are."""
     index = {label: k for k, label in enumerate(classes)}
     rows = [
-        (n, index[e.label], e.onset, e.offset, 1.0 if e.score is None else e.score)
-        for n, clip in enumerate(clips)
-        for e in boxes[clip]
+        (numbers[clip], index[e.label], e.onset, e.offset, 1.0 if e.score is None else e.score)
+        for clip, events in boxes.items()
+        for e in events
     ]
     clip, label, onset, offset, score = (np.array(c) for c in zip(*rows, strict=True)) if rows else [np.zeros(0)] * 5
     return Runs(clip.astype(int), label.astype(int), onset, offset, score.astype(float), np.full(len(rows), -np.inf))

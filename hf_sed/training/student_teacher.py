@@ -25,6 +25,7 @@ from .losses import consistency_loss, contrastive_loss, embedding_spread
 from .method import MethodSettings
 from .mixup import MixPlan, draw_plan, unmixed_plan
 
+NETWORKS = ("student", "teacher")
 _SEPARATOR = "/"  # buffer names must not hold a dot
 
 

@@ -21,7 +21,7 @@ from ..data.batches import QuotaBatchSampler, SedClips, check_quotas, collate_cl
 from ..models.sed.feature_extraction_sed import SedFeatureExtractor
 from .arguments import SedTrainingArguments
 from .schedules import ema_decay, exponential_ramp, ramp_cosine
-from .student_teacher import StudentTeacher
+from .student_teacher import NETWORKS, StudentTeacher
 
 if TYPE_CHECKING:
     import datasets
@@ -30,7 +30,6 @@ logger = logging.getLogger(__name__)
 
 TRAINING_STATE = "training_state.safetensors"
 _STATE = "trainer_state.json"  # the last file that Trainer writes into a checkpoint
-NETWORKS = ("student", "teacher")
 
 
 class _StepCallback(TrainerCallback):
@@ -98,6 +97,7 @@ class SedTrainer(Trainer):
                 from ..metrics.detection import DetectionMetrics
 
                 compute_metrics = DetectionMetrics(eval_dataset, config, args.evaluate_with)
+                args.batch_eval_metrics = True  # it counts batch by batch; scores need not pile up
         super().__init__(
             model=learner,
             args=args,

@@ -1,11 +1,14 @@
 """What must hold for any scores and any ground truth."""
 
+import pickle
+
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_sed.events import Event, events_to_targets
-from hf_sed.metrics import PSDS1, PSDS2, PsdsSettings, collar_f1, intersection_f1, psds
+from hf_sed.metrics import PSDS1, PSDS2, PsdsAccumulator, PsdsSettings, collar_f1, counts, intersection_f1, psds
 
 CLASSES = ["a", "b", "c"]
 HOP, FRAMES = 0.25, 16
@@ -118,3 +121,46 @@ def test_the_best_threshold_is_at_least_as_good_as_any(data, threshold):
             assert best.per_class[label]["f"] >= some.per_class[label]["f"] - 1e-12
         again = function(scores, truth, durations, CLASSES, HOP, threshold=list(best.thresholds.values()))
         assert again.macro == best.macro
+
+
+@given(sets(), SETTINGS, st.integers(1, 3))
+@settings(max_examples=60, deadline=None)
+def test_clips_spread_over_two_processes_give_the_same_value(data, s, share):
+    scores, truth, durations = data
+    parts = [dict(list(scores.items())[share::]), dict(list(scores.items())[:share])]
+    accumulators = [PsdsAccumulator(truth, durations, CLASSES, (s,)) for _ in parts]
+    for accumulator, part in zip(accumulators, parts, strict=True):
+        for clip, array in part.items():
+            accumulator.add({clip: array}, HOP)
+    accumulators[0].merge(pickle.loads(pickle.dumps(accumulators[1])))
+    assert abs(accumulators[0].results()[0].value - value(*data, s)) < 1e-12
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([20.0, 100.0, 400.0, 1500.0]), st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_closing_stretches_of_thresholds_changes_nothing(seed, e_max, cross):
+    """With no room at all stretches close after every clip, in two processes that see different ones."""
+    rng = np.random.default_rng(seed)
+    truth, durations, scores = {}, {}, {}
+    for i in range(10):
+        clip = f"clip {i}"
+        scores[clip] = np.clip(rng.normal(rng.uniform(0, 0.6), 0.25, (FRAMES, 3)), 0, 1)
+        durations[clip] = FRAMES * HOP
+        truth[clip] = [
+            Event(label, a * HOP, (a + 5) * HOP)
+            for label in CLASSES
+            for a in rng.integers(0, 10, 1)
+            if rng.random() < 0.5
+        ]
+    truth["clip 0"] = [Event(label, 0.5, 2.0) for label in CLASSES]
+    s = PsdsSettings(0.1, 0.1, 0.3, 0.5, 1.0, e_max) if cross else PsdsSettings(0.7, 0.7, e_max=e_max)
+    expected = psds(scores, truth, durations, CLASSES, HOP, s)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(counts, "_MOST_STORED", 0)
+        accumulators = [PsdsAccumulator(truth, durations, CLASSES, (s,)) for _ in range(2)]
+        for i, (clip, array) in enumerate(scores.items()):
+            accumulators[i % 2].add({clip: array}, HOP)
+        accumulators[0].merge(accumulators[1])
+    result = accumulators[0].results()[0]
+    assert abs(result.value - expected.value) < 1e-12
+    assert all(abs(result.per_class[c] - expected.per_class[c]) < 1e-12 for c in CLASSES)
