@@ -80,6 +80,11 @@ def build_parser() -> argparse.ArgumentParser:
 
     evaluate = commands.add_parser("evaluate", parents=[data], help="score a detector on annotated clips")
     evaluate.add_argument("--output", help="also write the scores as JSON")
+    evaluate.add_argument("--report", help="also write a page with curves, confusion and the worst clips (HTML)")
+    evaluate.add_argument(
+        "--resamples", type=int, default=1000, metavar="N", help="draws of clips behind the intervals; 0: no intervals"
+    )
+    evaluate.add_argument("--seed", type=int, default=0, help="of the draws")
     evaluate.set_defaults(run=_evaluate)
 
     tune = commands.add_parser(
@@ -231,15 +236,21 @@ def _tune(options) -> None:
 def _evaluate(options) -> None:
     from .inference.evaluation import evaluate_detector
     from .inference.pipeline import pipeline
+    from .inference.post_processing import PostProcessing
+    from .inference.report import format_table, write_report
 
     dataset = _annotated_clips(options)
-    scores = evaluate_detector(pipeline("sound-event-detection", model=options.model), dataset)
-    print(f"{'class':<28}{'events':>7}{'PSDS1':>8}{'PSDS2':>8}{'int. F1':>9}")
-    total = sum(row["events"] for row in scores["per_class"].values())
-    for label, row in {"all": {**scores, "events": total}, **scores["per_class"]}.items():
-        print(f"{label:<28}{row['events']:>7}{row['psds1']:>8.3f}{row['psds2']:>8.3f}{row['intersection_f1']:>9.3f}")
+    detector = pipeline("sound-event-detection", model=options.model)
+    evaluation = evaluate_detector(detector, dataset, resamples=options.resamples, seed=options.seed)
+    print(format_table(evaluation.scores))
+    for path in filter(None, (options.output, options.report)):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
     if options.output:
-        Path(options.output).write_text(json.dumps(scores, indent=1) + "\n")
+        Path(options.output).write_text(json.dumps(evaluation.as_dict(), indent=1) + "\n")
+    if options.report:
+        title = f"{Path(options.model).name} on {Path(options.data).name}"
+        write_report(evaluation, options.report, title, dataset, PostProcessing.of(detector.model.config))
+        print(f"written to {options.report}")
 
 
 def _detect(options) -> int:

@@ -51,7 +51,10 @@ def test_compose_train_evaluate_detect(tmp_path, capsys):
     assert main(["train", recipe(tmp_path), "--output-dir", str(tmp_path / "other"), "--set", "max_steps=1"]) == 0
     assert json.loads((tmp_path / "other" / "train" / "results.json").read_text())["steps"] == 1
     capsys.readouterr()
-    assert main(["evaluate", model, scenes, "--output", str(tmp_path / "scores.json")]) == 0
+    report = tmp_path / "report.html"
+    output = ["--output", str(tmp_path / "scores.json"), "--report", str(report)]
+    assert main(["evaluate", model, scenes, *output, "--resamples", "20"]) == 0
+    assert "Clips with most errors" in report.read_text()
     out = capsys.readouterr().out
     assert "PSDS1" in out and "Knock" in out
     assert 0 <= json.loads((tmp_path / "scores.json").read_text())["psds1"] <= 1
@@ -59,7 +62,7 @@ def test_compose_train_evaluate_detect(tmp_path, capsys):
     assert "written to" in capsys.readouterr().out
     saved = json.loads((Path(model) / "config.json").read_text())
     assert len(saved["thresholds"]) == 2
-    assert main(["evaluate", model, scenes, "--output", str(tmp_path / "tuned.json")]) == 0
+    assert main(["evaluate", model, scenes, "--output", str(tmp_path / "tuned.json"), "--resamples", "0"]) == 0
     before, after = (json.loads((tmp_path / f"{n}.json").read_text())["intersection_f1"] for n in ("scores", "tuned"))
     assert after >= before  # the pipeline uses what was tuned, here on the same clips
     capsys.readouterr()

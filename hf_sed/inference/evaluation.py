@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..events import Event
-from ..metrics.detection import detection_scores, evaluation_truth
+from ..metrics.detection import evaluation_truth
 from .post_processing import PostProcessing
 
 if TYPE_CHECKING:
@@ -41,8 +41,12 @@ def detector_scores(
     return {n: output["scores"] for n, output in zip(events, outputs, strict=True)}, events, durations
 
 
-def evaluate_detector(detector: SoundEventDetectionPipeline, dataset: datasets.Dataset, batch_size: int = 8) -> dict:
-    """Scores of a pipeline on a data set: see [`hf_sed.metrics.detection.detection_scores`]. The post-processing is the
-    saved one."""
+def evaluate_detector(detector: SoundEventDetectionPipeline, dataset: datasets.Dataset, batch_size: int = 8, **draws):
+    """[`hf_sed.inference.report.Evaluation`] of a pipeline on a data set. The post-processing is the saved one.
+
+    ``draws``: ``resamples``, ``level`` and ``seed`` of the intervals.
+    """
+    from .report import evaluate_scores
+
     scores, events, durations = detector_scores(detector, dataset, batch_size)
-    return detection_scores(scores, events, durations, PostProcessing.of(detector.model.config))
+    return evaluate_scores(scores, events, durations, PostProcessing.of(detector.model.config), **draws)

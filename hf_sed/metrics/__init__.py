@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .bootstrap import Difference, Estimate, Interval, bootstrap, paired_bootstrap
-from .detection import DetectionMetrics, detection_scores
+from .confusion import Confusion, confusion
+from .detection import DetectionAccumulator, DetectionMetrics, detection_scores
 from .events import FScore, collar_f1, intersection_f1
 from .psds import (
     PSDS1,
@@ -24,6 +25,8 @@ __all__ = [
     "PSDS1",
     "PSDS2",
     "ClassMean",
+    "Confusion",
+    "DetectionAccumulator",
     "DetectionMetrics",
     "Difference",
     "Estimate",
@@ -35,6 +38,7 @@ __all__ = [
     "bootstrap",
     "clip_average_precision",
     "collar_f1",
+    "confusion",
     "detection_scores",
     "fixed_thresholds",
     "intersection_f1",

@@ -192,11 +192,13 @@ def _psds_statistic(
         if weights is None:
             weights = np.ones(len(truth.durations))
         limit = settings.e_max * truth.hours(weights)
-        if not complete and any((c.counts(weights)[1][c.before_gap] <= limit).any() for c in changes):
+        drawn = [c.counts(weights) for c in changes]
+        if not complete and any((fp[c.before_gap] <= limit).any() for c, (_, fp) in zip(changes, drawn, strict=True)):
             # Thresholds that were left out may be in range of this draw.
             _, whole = counted(np.inf)
             changes, complete = [whole.changes(k) for k in range(len(truth.classes))], True
-        value, per_class = psds_of_weighted_clips(changes, truth, settings, weights)
+            drawn = [c.counts(weights) for c in changes]
+        value, per_class = psds_of_weighted_clips(changes, drawn, truth, settings, weights)
         return np.concatenate([[value], per_class])
 
     return truth.classes, statistic

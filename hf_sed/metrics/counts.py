@@ -54,17 +54,28 @@ class Changes:
         return cls(points, last, clip[order], tp[order], fp[order], cross, np.zeros(len(points), bool))
 
     def only(self, points: np.ndarray) -> Changes:
-        """The counts at some of the points, a mask."""
-        cross = self.cross
-        if cross is not None:
-            cross = (*cross[:4], cross[4][points])
-        before_gap = points & ~np.append(points[1:], True)
-        return Changes(self.scores[points], self.last[points], self.clip, self.tp, self.fp, cross, before_gap[points])
+        """The counts at some of the points, a mask. Changes between them are summed, clip by clip."""
+        if points.all():
+            return self
+        scores, numbers = self.scores[points], np.arange(points.sum())
+
+        def down_to(last: np.ndarray, columns: tuple[np.ndarray, ...], keys: int) -> tuple[np.ndarray, list]:
+            rows = np.arange(last[points][-1] if numbers.size else 0)
+            at = np.searchsorted(last[points], rows, side="right")
+            at, *columns = _summed((at, *(c[rows] for c in columns)), keys)
+            return np.searchsorted(at, numbers, side="right"), [scores[at], *columns]
+
+        last, (_, *rows) = down_to(self.last, (self.clip, self.tp, self.fp), keys=2)
+        cross = None
+        if self.cross is not None:
+            cross_last, cross_rows = down_to(self.cross[4], self.cross[1:4], keys=3)
+            cross = (*cross_rows, cross_last)
+        return Changes(scores, last, *rows, cross, (points & ~np.append(points[1:], True))[points])
 
     def counts(self, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """True and false positives just below each of `scores`, with clips counted ``weights`` (clips,) times."""
         tp, fp = (self.tp, self.fp) if weights is None else (weights[self.clip] * c for c in (self.tp, self.fp))
-        total = [np.cumsum(c, dtype=float)[self.last - 1] for c in (tp, fp)]
+        total = [np.concatenate([[0.0], np.cumsum(c, dtype=float)])[self.last] for c in (tp, fp)]
         return total[0], total[1]
 
     def cross_triggers(self, hours_of_class: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
@@ -253,7 +264,7 @@ class ThresholdCounts:
 def _summed(columns: tuple[np.ndarray, ...], keys: int) -> tuple[np.ndarray, ...]:
     """Rows of changes with those of equal keys, the first columns, summed; without those of score -inf."""
     columns = [c[columns[0] > -np.inf] for c in columns]
-    order = np.lexsort(columns[:keys])
+    order = np.lexsort(columns[:keys][::-1])
     columns = [c[order] for c in columns]
     if not len(order):
         return tuple(columns)

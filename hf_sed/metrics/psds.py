@@ -201,7 +201,7 @@ def _changes(counts: ThresholdCounts) -> list[Changes]:
 
 def _result(changes: Sequence[Changes], truth: GroundTruth, settings: PsdsSettings) -> PsdsResult:
     names, counts = truth.classes, truth.counts()
-    curves = _class_curves(changes, truth, settings)
+    curves = _class_curves(changes, [c.counts() for c in changes], truth, settings)
     value, per_class, roc = _areas(curves, settings)
     return PsdsResult(
         value,
@@ -215,14 +215,19 @@ def _result(changes: Sequence[Changes], truth: GroundTruth, settings: PsdsSettin
 
 
 def psds_of_weighted_clips(
-    changes: Sequence[Changes], truth: GroundTruth, settings: PsdsSettings, weights: np.ndarray
+    changes: Sequence[Changes],
+    counts: Sequence[tuple[np.ndarray, np.ndarray]],
+    truth: GroundTruth,
+    settings: PsdsSettings,
+    weights: np.ndarray,
 ) -> tuple[float, np.ndarray]:
-    """PSDS, and each class's area (NaN for a class without events), with clips counted ``weights`` (clips,) times."""
+    """PSDS, and each class's area (NaN for a class without events), with clips counted ``weights`` (clips,) times.
+    ``counts``: each class's counts with these weights."""
     present = np.flatnonzero(truth.counts(weights))
     per_class = np.full(len(truth.classes), np.nan)
     if not present.size:
         return np.nan, per_class
-    curves = _class_curves(changes, truth, settings, weights, present)
+    curves = _class_curves(changes, counts, truth, settings, weights, present)
     value, per_class[present], _ = _areas(curves, settings)
     return value, per_class
 
@@ -232,6 +237,7 @@ def psds_of_weighted_clips(
 
 def _class_curves(
     changes: Sequence[Changes],
+    counts: Sequence[tuple[np.ndarray, np.ndarray]],
     truth: GroundTruth,
     settings: PsdsSettings,
     weights: np.ndarray | None = None,
@@ -239,15 +245,15 @@ def _class_curves(
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """ROC of each class (of those ``present``) that the changes of the counts make."""
     present = range(len(changes)) if present is None else present
-    counts, hours, hours_of_class = truth.counts(weights), truth.hours(weights), truth.seconds(weights) / 3600
+    n_ref, hours, hours_of_class = truth.counts(weights), truth.hours(weights), truth.seconds(weights) / 3600
     others = max(len(present) - 1, 1)
     curves = []
     for k in present:
-        tp, fp = changes[k].counts(weights)
+        tp, fp = counts[k]
         rate = fp / hours
         if settings.alpha_ct:
             rate = rate + settings.alpha_ct * changes[k].cross_triggers(hours_of_class, weights) / others
-        curves.append(_class_curve(tp / counts[k], rate, settings.e_max))
+        curves.append(_class_curve(tp / n_ref[k], rate, settings.e_max))
     return curves
 
 
