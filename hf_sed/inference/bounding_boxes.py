@@ -32,19 +32,14 @@ def change_points(scores: np.ndarray, frame_hop: float, length: float) -> tuple[
 def candidate_borders(times: np.ndarray, response: np.ndarray) -> np.ndarray:
     """Alternating onsets and offsets: from the start, the next local maximum of the response opens an event and the next
     local minimum closes it. Of a plateau the last point counts. An event that stays open ends with the clip."""
-    borders: list[float] = []
-    rising = True  # looking for a maximum
-    for k in range(1, len(response)):
-        turned = response[k] <= response[k - 1] if rising else response[k] > response[k - 1]
-        if not turned:
-            continue
-        reached = k == 1 or (response[k - 1] > response[k - 2] if rising else response[k - 1] <= response[k - 2])
-        if reached:
-            borders.append(times[k - 1])
-            rising = not rising
-    if len(borders) % 2:
-        borders.append(times[-1])
-    return np.array(borders)
+    rises = np.diff(response) > 0
+    # Where the response stops rising (a maximum) or stops not rising (a minimum); the first point is one of the two.
+    turns = np.concatenate([[True], rises[1:] != rises[:-1]]) if len(rises) else np.zeros(0, bool)
+    at = np.flatnonzero(turns)
+    if at.size and rises[at[0]]:  # a minimum, which closes nothing
+        at = at[1:]
+    borders = times[at]
+    return np.append(borders, times[-1]) if len(borders) % 2 else borders
 
 
 def bounding_boxes(

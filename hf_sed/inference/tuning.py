@@ -23,12 +23,13 @@ if TYPE_CHECKING:
     from ..models.sed.configuration_sed import SedConfig
 
 METRICS = ("psds1", "psds2", "intersection_f1")
-MEDIAN_GRID = tuple({"median_filter": length} for length in (0.0, 0.15, 0.25, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0))
-# The grid of the method's authors: either merge criterion, for three lengths of the step filter.
+MEDIAN_GRID = tuple({"median_filter": length} for length in (0.0, 0.15, 0.25, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0))
+# Wider than the grid of the method's authors (step filters of 0.32 to 0.64 s; merging by 0.15 to 0.3 or by factors of 1.5 to
+# 3): the scores of a detector of few labels dip by factors of ten and more within one event.
 BOX_GRID = tuple(
     {"boxes": {"length": length, "merge_abs": merge_abs, "merge_rel": merge_rel}}
-    for length in (0.32, 0.48, 0.64)
-    for merge_abs, merge_rel in [*((a, 1e6) for a in (0.15, 0.2, 0.3)), *((1e6, r) for r in (1.5, 2.0, 3.0))]
+    for length in (0.32, 0.64, 1.0, 1.5, 2.0, 3.0)
+    for merge_abs, merge_rel in [*((a, 1e6) for a in (0.15, 0.3)), *((1e6, r) for r in (2.0, 5.0, 12.0, 25.0, 50.0))]
 )
 GRIDS = {"median": MEDIAN_GRID, "boxes": BOX_GRID}
 
