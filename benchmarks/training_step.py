@@ -62,7 +62,7 @@ def measure(preset: str, recipe, batch: dict, device: torch.device, steps: int, 
     learner.to(device).train()
     optimizer = torch.optim.AdamW(learner.parameters(), lr=1e-4)
     timer = Timer(device)
-    timer.wrap(learner.detector.model, "spectrogram", "front end")
+    timer.wrap(learner.detector.model, "spectrograms", "front end")
     timer.wrap(learner, "_student_forward", "student")
     timer.wrap(learner, "_teacher_forward", "teacher")
     timer.wrap(learner, "update_teacher", "average")

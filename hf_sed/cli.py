@@ -1,4 +1,4 @@
-"""`hf-sed`: compose scenes, train and compare, evaluate, tune, detect, write cards, push, open the demo."""
+"""`hf-sed`: compose scenes, convert checkpoints, train and compare, evaluate, tune, detect, write cards, push, demo."""
 
 from __future__ import annotations
 
@@ -101,6 +101,15 @@ def build_parser() -> argparse.ArgumentParser:
     detect.add_argument("--threshold", type=float, help="replaces the saved thresholds")
     detect.add_argument("--output", help="also write the events as a TSV")
     detect.set_defaults(run=_detect)
+
+    convert = commands.add_parser(
+        "convert", help="turn a published checkpoint into a folder that from_pretrained reads"
+    )
+    convert.add_argument("checkpoint", help="file as its authors published it")
+    convert.add_argument("output", help="folder to write")
+    convert.add_argument("--encoder-only", action="store_true", help="leave the heads out")
+    convert.add_argument("--network", choices=("student", "teacher"), help="of checkpoints that hold both")
+    convert.set_defaults(run=_convert)
 
     card = commands.add_parser("card", help="write the model card of a finished run from its record")
     card.add_argument("folder", help="folder of the run, with results.json")
@@ -283,6 +292,17 @@ def _detect(options) -> int:
     if options.output:
         write_annotations(options.output, events)
     return 1 if failed else 0
+
+
+def _convert(options) -> None:
+    from .models.conversion import convert_checkpoint
+
+    model = convert_checkpoint(options.checkpoint, options.output, options.network, options.encoder_only)
+    count = sum(p.numel() for p in model.parameters())
+    print(
+        f"{options.output}: {type(model).__name__} on {getattr(model.config, 'backbone_config', model.config).model_type}, "
+        f"{count:,} parameters"
+    )
 
 
 def _card(options) -> None:

@@ -24,6 +24,7 @@ REGISTRY: dict[str, tuple[str, str, dict[str, str], str | None]] = {
         "SedFeatureExtractor",
     ),
     "hf-sed-crnn": ("crnn", "CrnnConfig", {"AutoModel": "CrnnModel"}, None),
+    "hf-sed-yamnet": ("yamnet", "YamnetConfig", {"AutoModel": "YamnetModel"}, None),
 }
 
 

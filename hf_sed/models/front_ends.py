@@ -10,6 +10,13 @@ treated alone: samples beyond a clip's end, statistics of other clips and paddin
 | atst | ATST-Frame | ATST-SED `datasets_atst_sed.py:34-46`, `stage2_trainer.py:29-41` |
 | ast | AST | transformers `ASTFeatureExtractor` (Kaldi filter bank of zero-mean waveforms) |
 | beats | BEATs | Microsoft BEATs `BEATs.py:118-131` (Kaldi filter bank of 16-bit-scaled waveforms) |
+| passt | frame-level PaSST, Frame-MobileNet | PretrainedSED `fpasst_wrapper.py:9-32`, `preprocess.py:50-140` |
+| yamnet | YAMNet | TensorFlow models `research/audioset/yamnet/features.py`, `params.py` |
+| whisper | Whisper's encoder | transformers `WhisperFeatureExtractor` |
+| waveform | wav2vec2, HuBERT, WavLM, data2vec-audio | transformers `Wav2Vec2FeatureExtractor` with `do_normalize` |
+
+"waveform" is no mel spectrogram: `WaveformFrontEnd` passes samples through, and its `scale` gives each clip mean 0 and
+variance 1. (The models of this family that were trained without it normalise over time in their first layer.)
 """
 
 from __future__ import annotations
@@ -39,8 +46,14 @@ class FrontEndSettings:
     f_min: float = 0.0
     f_max: float = 8000.0
     mel_scale: str = "htk"
-    """htk (triangles in Hz) or kaldi (triangles in mel)."""
+    """htk or slaney (triangles in Hz) or kaldi (triangles in mel)."""
+    mel_norm: str | None = None
+    """slaney (triangles of equal area) or None (of equal height)."""
     power: float = 1.0
+    waveform_preemphasis: float = 0.0
+    """x[t + 1] - c x[t] of the whole waveform, one sample shorter (``preemphasis`` is within each frame)."""
+    drop_last_frame: bool = False
+    """Leave out the last centred frame."""
     waveform_gain: float = 1.0
     remove_clip_mean: bool = False
     remove_dc_offset: bool = False
@@ -49,6 +62,8 @@ class FrontEndSettings:
     """db (20 log10 of an amplitude, 10 log10 of a power) or ln."""
     floor: float = 1e-5
     """Least value before the logarithm."""
+    log_offset: float = 0.0
+    """Added before the logarithm."""
     top_db: float | None = None
     """Largest distance in dB below the clip's loudest value."""
     log_range: tuple[float, float] | None = (-50.0, 80.0)
@@ -75,6 +90,19 @@ FRONT_END_PRESETS: dict[str, FrontEndSettings] = {
         waveform_gain=32768.0, remove_dc_offset=True, preemphasis=0.97, log="ln", floor=1.1920928955078125e-07, log_range=None,
         scaler="affine", mean=15.41663, scale=2 * 6.55582,
     ),
+    "passt": FrontEndSettings(
+        win_length=400, hop_length=160, n_fft=512, window="hann", f_max=7000.0, mel_scale="kaldi", power=2.0,
+        waveform_preemphasis=0.97, log="ln", floor=1e-7, log_range=None, scaler="affine", mean=-4.5, scale=5.0,
+    ),
+    "yamnet": FrontEndSettings(
+        win_length=400, hop_length=160, n_fft=512, window="hann", periodic=True, center=False, num_mel_bins=64, f_min=125.0, mel_scale="kaldi",
+        f_max=7500.0, log="ln", floor=0.0, log_offset=0.001, log_range=None, scaler="affine",
+    ),
+    "whisper": FrontEndSettings(
+        win_length=400, hop_length=160, n_fft=400, window="hann", periodic=True, num_mel_bins=80, mel_scale="slaney",
+        mel_norm="slaney", power=2.0, drop_last_frame=True, floor=1e-10, top_db=80.0, log_range=None, scaler="affine",
+        mean=-40.0, scale=40.0,
+    ),
 }  # fmt: skip
 
 
@@ -95,7 +123,8 @@ def front_end_settings(value: str | dict | FrontEndSettings) -> FrontEndSettings
     settings = FrontEndSettings(**values)
     for name, allowed in {
         "window": ("hamming", "hann", "povey"),
-        "mel_scale": ("htk", "kaldi"),
+        "mel_scale": ("htk", "slaney", "kaldi"),
+        "mel_norm": ("slaney", None),
         "log": ("db", "ln"),
         "scaler": ("minmax", "affine"),
     }.items():
@@ -113,8 +142,9 @@ def front_end_dict(value: str | dict | FrontEndSettings) -> dict:
 
 def mel_frames(settings: FrontEndSettings, num_samples):
     """Frames of a clip of ``num_samples`` samples; works on ints and integer tensors."""
+    num_samples = num_samples - int(settings.waveform_preemphasis > 0)
     if settings.center:
-        return num_samples // settings.hop_length + 1
+        return num_samples // settings.hop_length + int(not settings.drop_last_frame)
     return (num_samples - settings.win_length) // settings.hop_length + 1
 
 
@@ -147,8 +177,8 @@ def mel_filters(settings: FrontEndSettings) -> torch.Tensor:
             settings.f_min,
             settings.f_max,
             settings.sampling_rate,
-            norm=None,
-            mel_scale="htk",
+            norm=settings.mel_norm,
+            mel_scale=settings.mel_scale,
         )
     return torch.from_numpy(np.asarray(bank)).to(torch.float32)
 
@@ -183,9 +213,13 @@ class MelFrontEnd(nn.Module):
                 )
             if lengths is not None:
                 x = x * (torch.arange(samples, device=x.device) < lengths[:, None])
+            own = lengths
+            if s.waveform_preemphasis:
+                x = x[:, 1:] - s.waveform_preemphasis * x[:, :-1]
+                own = None if lengths is None else lengths - 1
             if s.remove_clip_mean:
                 x = x - x.sum(1, keepdim=True) / (samples if lengths is None else lengths[:, None])
-            frames = self._frames(x, lengths)
+            frames = self._frames(x, own)
             if s.remove_dc_offset:
                 frames = frames - frames.mean(-1, keepdim=True)
             if s.preemphasis:
@@ -194,7 +228,7 @@ class MelFrontEnd(nn.Module):
             spectrum = torch.fft.rfft(frames * self.window, n=s.n_fft).abs()
             if s.power != 1.0:
                 spectrum = spectrum**s.power
-            mel = spectrum @ self.mel_filters
+            mel = (spectrum @ self.mel_filters)[:, : self.num_frames(samples)]
             if lengths is not None:
                 mel = mel * self._frame_mask(mel, lengths)
         return mel
@@ -206,7 +240,7 @@ class MelFrontEnd(nn.Module):
         """
         s = self.settings
         with torch.autocast(device_type=mel.device.type, enabled=False):
-            x = mel.float().clamp(min=s.floor)
+            x = mel.float().clamp(min=s.floor) + s.log_offset
             x = x.log10() * (20.0 if s.power == 1.0 else 10.0) if s.log == "db" else x.log()
             invalid = None if frame_mask is None else ~frame_mask[..., None]
             if s.top_db is not None:
@@ -244,6 +278,37 @@ class MelFrontEnd(nn.Module):
             if offset:
                 x = x[:, offset : x.shape[1] - offset]
         return x.unfold(1, s.win_length, s.hop_length)
+
+
+class WaveformFrontEnd(nn.Module):
+    """For encoders that read waveforms: samples are the frames."""
+
+    def __init__(self, sampling_rate: int = 16000):
+        super().__init__()
+        self.sampling_rate = sampling_rate
+
+    def num_frames(self, num_samples):
+        return num_samples
+
+    def forward(self, waveforms: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
+        """Waveforms (B, samples) in float32; samples beyond a clip's own are zero."""
+        x = waveforms.float()
+        return x if lengths is None else x * self.frame_mask(lengths, x.shape[1])
+
+    def scale(self, waveforms: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Each clip with mean 0 and variance 1 over its own samples, of which ``mask`` (B, samples) is true."""
+        x = waveforms.float()
+        valid = torch.ones_like(x) if mask is None else mask.float()
+        count = valid.sum(1, keepdim=True)
+        x = (x - (x * valid).sum(1, keepdim=True) / count) * valid
+        return x / ((x * x).sum(1, keepdim=True) / count + 1e-7).sqrt()
+
+    frame_mask = MelFrontEnd.frame_mask
+
+
+def build_front_end(settings: str | dict | FrontEndSettings) -> MelFrontEnd | WaveformFrontEnd:
+    """The front end that a config names: "waveform", or the settings of a mel front end."""
+    return WaveformFrontEnd() if settings == "waveform" else MelFrontEnd(settings)
 
 
 def _reflect(position: torch.Tensor, length) -> torch.Tensor:

@@ -18,13 +18,18 @@ class SedTrainingArguments(MethodSettings, TrainingArguments):
             spread evenly over the sources that the preset uses.
         learning_rate_schedule: "ramp" (exponential over `ramp_steps`, then a cosine down to `final_learning_rate_ratio`, as
             in ATST-SED) or "transformers" (`lr_scheduler_type` and its warm-up).
+        learning_rate_mapping: regular expression -> learning rate; a parameter of the detector takes the rate of the first one
+            that matches its name at its start, else `learning_rate`. Schedules scale all of them alike.
         final_learning_rate_ratio: where the "ramp" schedule ends, relative to `learning_rate`; 1 stays constant.
     """
 
-    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "batch_quotas"]
+    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "batch_quotas", "learning_rate_mapping"]
 
     batch_quotas: dict | str | None = field(
         default=None, metadata={"help": "source: clips of it in each batch, as JSON"}
+    )
+    learning_rate_mapping: dict | str | None = field(
+        default=None, metadata={"help": "pattern of parameter names: learning rate, as JSON"}
     )
     learning_rate_schedule: str = "ramp"
     final_learning_rate_ratio: float = 1.0

@@ -51,6 +51,8 @@ class MethodSettings:
         ema_warmup: m = min(1 - 1/(s + 1), ema_decay) (stage 1) rather than constant (stage 2).
         teacher_dropout: the teacher's forward pass keeps dropout on, as the reference's does.
         evaluate_with: network that selects the best model and is saved, "teacher" or "student".
+        frozen: regular expressions; parameters of the detector whose name one of them matches at its start do not learn
+            ("model.backbone" is the whole encoder). A BatchNorm whose parameters are all frozen keeps its statistics too.
     """
 
     preset: str = field(
@@ -75,6 +77,7 @@ class MethodSettings:
     ema_warmup: bool = True
     teacher_dropout: bool = True
     evaluate_with: str = "teacher"
+    frozen: list[str] = field(default_factory=list)
 
     def resolve_preset(self) -> None:
         """Fill what is None from the preset and check every choice. Raises ValueError naming the setting."""

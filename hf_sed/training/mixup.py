@@ -48,11 +48,11 @@ class MixPlan:
         composed = (self.effective < 1).view(-1, *[1] * (targets.dim() - 1))
         return torch.where(composed, torch.maximum(targets, targets[self.partner]), targets)
 
-    def mask(self, frame_mask: torch.Tensor | None) -> torch.Tensor | None:
-        """Frames that count in x̃: those of a and, in a composition, those of b."""
-        if frame_mask is None:
+    def lengths(self, lengths: torch.Tensor | None) -> torch.Tensor | None:
+        """Lengths of the mixed clips (B,): those of a and, in a composition, of the longer of a and b."""
+        if lengths is None:
             return None
-        return frame_mask | (frame_mask[self.partner] & (self.effective < 1)[:, None])
+        return torch.where(self.effective < 1, torch.maximum(lengths, lengths[self.partner]), lengths)
 
 
 def conditional_plan(weight: torch.Tensor, partner: torch.Tensor, threshold: float) -> MixPlan:

@@ -135,24 +135,32 @@ class DataRecipe:
 
 @dataclass
 class ModelRecipe:
-    """What is trained: ``init_from`` (folder or hub id of a detector), or a new one of ``config`` (fields of
-    `SedConfig`). ``labels``: class names; default: those of the labelled clips, sorted."""
+    """What is trained: a new detector of ``config`` (fields of `SedConfig`), or with ``init_from`` (folder or hub id) a
+    trained detector, or a new one on that encoder, whose own config ``backbone`` changes. ``labels``: class names; default:
+    those of the labelled clips, sorted."""
 
     init_from: str | None = None
     config: dict = field(default_factory=dict)
+    backbone: dict = field(default_factory=dict)
     labels: list[str] | None = None
 
     def build(self, found_labels: Sequence[str]):
         """The detector."""
-        from transformers import AutoModelForAudioFrameClassification
+        from transformers import AutoConfig, AutoModelForAudioFrameClassification
 
         from ..models.sed.configuration_sed import SedConfig
         from ..models.sed.modeling_sed import SedForAudioFrameClassification
 
-        if self.init_from is not None:
-            return AutoModelForAudioFrameClassification.from_pretrained(self.init_from)
         check_keys(self.config, _names(SedConfig), "model.config")
-        return SedForAudioFrameClassification(SedConfig(labels=list(self.labels or found_labels), **self.config))
+        labels = list(self.labels or found_labels)
+        if self.init_from is None:
+            return SedForAudioFrameClassification(SedConfig(labels=labels, **self.config))
+        is_adapter = (Path(self.init_from) / "adapter_config.json").is_file()
+        if is_adapter or isinstance(AutoConfig.from_pretrained(self.init_from), SedConfig):
+            return AutoModelForAudioFrameClassification.from_pretrained(self.init_from, **self.config)
+        return SedForAudioFrameClassification.from_pretrained(
+            self.init_from, labels=labels, backbone_settings=self.backbone, **self.config
+        )
 
 
 @dataclass

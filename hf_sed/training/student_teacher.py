@@ -8,7 +8,8 @@ takes forward passes in training, and the student's where it takes none.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from transformers.utils import ModelOutput
 
 from ..models.sed.loss_sed import strong_bce, weak_bce
-from ..models.sed.modeling_sed import SedForAudioFrameClassification, SedOutput
+from ..models.sed.modeling_sed import SedForAudioFrameClassification, SedOutput, Spectrograms
 from .losses import consistency_loss, contrastive_loss, embedding_spread
 from .method import MethodSettings
 from .mixup import MixPlan, draw_plan, unmixed_plan
@@ -119,18 +120,38 @@ class StudentTeacher(nn.Module):
         super().__init__()
         self.settings = settings
         self.student = student
+        self._freeze(settings.frozen)
         self.projector = self.predictor = self.projector_teacher = None
         if settings.contrastive_weight > 0:
             config = self.detector.config
-            size = (
-                config.hidden_size if settings.contrastive_layer == "sequence" else config.backbone_config.hidden_size
-            )
+            size = config.hidden_size if settings.contrastive_layer == "sequence" else config.encoder.hidden_size
             hidden = settings.projector_hidden_size or min(2 * size, 4096)
             out = settings.projector_size or min(size, 256)
             self.projector = ProjectionHead(size, hidden, out)
             self.predictor = ProjectionHead(out, hidden, out)
             self.projector_teacher = AveragedCopy(self.projector)
         self.teacher = AveragedCopy(student)
+
+    def _freeze(self, patterns: Sequence[str]) -> None:
+        """Parameters that match do not learn. Raises ValueError for a pattern that matches none."""
+        for pattern in patterns:
+            matching = [p for n, p in self.detector.named_parameters() if re.match(pattern, n)]
+            if not matching:
+                raise ValueError(f"frozen: {pattern!r} matches no parameter of the detector.")
+            for parameter in matching:
+                parameter.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> StudentTeacher:
+        """As `nn.Module.train`; a BatchNorm with frozen parameters stays in evaluation mode."""
+        super().train(mode)
+        for module in self.student.modules():
+            if (
+                isinstance(module, _BatchNorm)
+                and module.affine
+                and not any(p.requires_grad for p in module.parameters())
+            ):
+                module.eval()
+        return self
 
     @property
     def detector(self) -> SedForAudioFrameClassification:
@@ -161,17 +182,17 @@ class StudentTeacher(nn.Module):
         """
         s = self.settings
         plan = (draw_plan(groups, s) if plan is None else plan).to(input_values.device)
-        spectral_model = self.detector.model
-        clean, clean_mask = spectral_model.spectrogram(input_values, attention_mask)
-        if not plan.mixed:
-            mixed, mixed_mask = clean, clean_mask
-        elif s.mixup_domain == "spectrogram":
-            mixed, mixed_mask = plan.mix(clean), plan.mask(clean_mask)
-        else:
-            samples_mask = None if clean_mask is None else plan.mask(attention_mask.bool()).long()
-            mixed, mixed_mask = spectral_model.spectrogram(plan.mix(input_values), samples_mask)
+        model = self.detector.model
+        clean = mixed = model.spectrograms(input_values, attention_mask)
+        if plan.mixed and s.mixup_domain == "spectrogram":
+            mixed = clean.mixed(plan)
+        elif plan.mixed:
+            mask = None
+            if clean.lengths is not None:
+                mask = torch.arange(clean.samples, device=input_values.device) < plan.lengths(clean.lengths)[:, None]
+            mixed = model.spectrograms(plan.mix(input_values), mask)
 
-        student = self._student_forward(mixed, mixed_mask)
+        student = self._student_forward(mixed)
         target_of = plan.target if s.mixup_labels == "soft" else plan.union
         terms = {
             "loss_strong": strong_bce(student.logits, target_of(strong_targets), strong_mask, student.frame_mask),
@@ -179,7 +200,7 @@ class StudentTeacher(nn.Module):
         }
         loss = terms["loss_strong"] + s.weak_loss_weight * terms["loss_weak"]
         if s.uses_teacher:
-            teacher = self._teacher_forward(*((mixed, mixed_mask) if s.teacher_sees_mixed else (clean, clean_mask)))
+            teacher = self._teacher_forward(mixed if s.teacher_sees_mixed else clean)
             target_plan = unmixed_plan(len(groups)).to(input_values.device) if s.teacher_sees_mixed else plan
             if s.consistency_weight > 0:
                 terms["loss_consistency"] = self._consistency(student, teacher, target_plan)
@@ -192,13 +213,13 @@ class StudentTeacher(nn.Module):
         terms["mixup_lambda"] = plan.weight.mean()
         return StepOutput(loss, {name: value.detach() for name, value in terms.items()})
 
-    def _student_forward(self, spectrogram: torch.Tensor, mask: torch.Tensor | None) -> SedOutput:
+    def _student_forward(self, spectrograms: Spectrograms) -> SedOutput:
         hidden = self.settings.contrastive_weight > 0 and self.settings.contrastive_layer == "backbone"
-        return self.student(spectrogram=spectrogram, spectrogram_mask=mask, output_hidden_states=hidden)
+        return self.student(spectrograms=spectrograms, output_hidden_states=hidden)
 
     @torch.no_grad()
-    def _teacher_forward(self, spectrogram: torch.Tensor, mask: torch.Tensor | None) -> SedOutput:
-        inputs = {"spectrogram": spectrogram, "spectrogram_mask": mask, "output_hidden_states": True}
+    def _teacher_forward(self, spectrograms: Spectrograms) -> SedOutput:
+        inputs = {"spectrograms": spectrograms, "output_hidden_states": True}
         with self._dropout_off(not self.settings.teacher_dropout):
             return functional_call(self.student, self.teacher.tensors(), (), inputs)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 from collections.abc import Mapping
 from functools import partial
@@ -156,6 +157,23 @@ class SedTrainer(Trainer):
             self._term_counts[name] = self._term_counts.get(name, 0) + 1
         return (output.loss, output) if return_outputs else output.loss
 
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        """transformers' optimiser, with a parameter group for each rate of `learning_rate_mapping`."""
+        optimizer = super().create_optimizer(model)
+        names = {id(p): n for n, p in self.learner.detector.named_parameters()}
+        mapping = self.args.learning_rate_mapping or {}
+        for group in list(optimizer.param_groups):
+            rest, by_rate = [], {}
+            for parameter in group["params"]:
+                name = names.get(id(parameter), "")
+                rate = next((r for pattern, r in mapping.items() if re.match(pattern, name)), None)
+                (rest if rate is None else by_rate.setdefault(float(rate), [])).append(parameter)
+            group["params"] = rest
+            for rate, parameters in by_rate.items():
+                optimizer.add_param_group({**group, "params": parameters, "lr": rate})
+        optimizer.param_groups[:] = [g for g in optimizer.param_groups if g["params"]]
+        return optimizer
+
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
         """The "ramp" schedule of the method, or transformers'."""
         if self.args.learning_rate_schedule == "transformers":
@@ -186,10 +204,10 @@ class SedTrainer(Trainer):
         waveforms = {k: inputs[k] for k in ("input_values", "attention_mask") if k in inputs}
         scores, loss = [], None
         with torch.no_grad(), self.compute_loss_context_manager():
-            mel, mask = self.learner.detector.model.spectrogram(**waveforms)
+            spectrograms = self.learner.detector.model.spectrograms(**waveforms)
             for network in NETWORKS:
                 targets = {"labels": inputs["strong_targets"]} if network == self.args.evaluate_with else {}
-                output = self.learner.predict(network, spectrogram=mel, spectrogram_mask=mask, **targets)
+                output = self.learner.predict(network, spectrograms=spectrograms, **targets)
                 probabilities = output.logits.float().sigmoid()
                 if output.frame_mask is not None:
                     probabilities = probabilities.masked_fill(~output.frame_mask[..., None], -100.0)

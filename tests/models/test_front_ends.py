@@ -6,7 +6,7 @@ import torch
 from transformers.audio_utils import spectrogram, window_function
 
 from hf_sed.audio import optional_import
-from hf_sed.models.front_ends import FRONT_END_PRESETS, MelFrontEnd, front_end_dict, front_end_settings
+from hf_sed.models.front_ends import FRONT_END_PRESETS, MelFrontEnd, build_front_end, front_end_dict, front_end_settings
 
 torchaudio = optional_import("torchaudio")
 needs_torchaudio = pytest.mark.skipif(
@@ -21,9 +21,9 @@ def waveform():
     return (0.3 * sweep + 0.05 * torch.randn(48000, generator=torch.Generator().manual_seed(0)))[None]
 
 
-@pytest.mark.parametrize("preset", FRONT_END_PRESETS)
+@pytest.mark.parametrize("preset", [*FRONT_END_PRESETS, "waveform"])
 def test_padding_changes_no_valid_frame(preset, waveform):
-    front_end = MelFrontEnd(preset)
+    front_end = build_front_end(preset)
     short = waveform[:, :30001]
     alone = front_end.scale(front_end(short))
     padded = torch.cat(

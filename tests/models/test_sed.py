@@ -61,34 +61,55 @@ def test_bfloat16_round_trip_keeps_the_front_end_in_float32(make_detector, wavef
     assert torch.equal(logits(again, waveforms), expected)
 
 
-def test_a_missing_head_is_initialised_not_garbage(make_detector, tmp_path):
-    """A checkpoint of the encoder alone: what it lacks (GRU, heads, front-end buffers) is drawn anew."""
-    from transformers.initialization import no_init_weights  # noqa: F401  the module that makes this a trap
-
+def test_what_an_encoder_lacks_is_initialised_not_garbage(make_detector, tmp_path):
+    """A checkpoint of the encoder alone: GRU, heads and front-end buffers are drawn or made anew."""
     model = make_detector(7)
     model.model.backbone.save_pretrained(tmp_path / "encoder")
-    encoder = AutoModel.from_pretrained(tmp_path / "encoder")
-    fresh = hf_sed.SedForAudioFrameClassification(tiny_config())
-    fresh.model.backbone = encoder
-    fresh.save_pretrained(tmp_path / "whole")
-    state = {
-        k: v
-        for k, v in fresh.state_dict().items()
-        if "sequence_model" not in k and "front_end" not in k and "head" not in k
-    }
-    from safetensors.torch import save_file
-
-    save_file(state, tmp_path / "whole" / "model.safetensors", metadata={"format": "pt"})
-    loaded, info = AutoModelForAudioFrameClassification.from_pretrained(tmp_path / "whole", output_loading_info=True)
-    assert any("sequence_model" in k for k in info["missing_keys"])
-    bound = 1 / tiny_config().sequence_hidden_size ** 0.5
+    settings = {"sequence_hidden_size": 5, "sequence_layers": 1, "clip_length": 2.0}
+    loaded = hf_sed.SedForAudioFrameClassification.from_pretrained(tmp_path / "encoder", labels=["x", "y"], **settings)
+    bound = 1 / 5**0.5
     for name, value in loaded.named_parameters():
         assert torch.isfinite(value).all(), name
         if "sequence_model" in name:
-            assert value.abs().max() <= bound
-            assert value.abs().max() > 0
-    assert torch.equal(loaded.model.front_end.mel_filters, fresh.model.front_end.mel_filters)
-    assert torch.equal(loaded.model.front_end.window, fresh.model.front_end.window)
+            assert 0 < value.abs().max() <= bound
+    for name, value in model.model.backbone.state_dict().items():
+        assert torch.equal(loaded.model.backbone.state_dict()[name], value), name
+    assert torch.equal(loaded.model.front_end.mel_filters, model.model.front_end.mel_filters)
+    with pytest.raises(ValueError, match=r"knows no classes.*labels=\["):
+        hf_sed.SedForAudioFrameClassification.from_pretrained(tmp_path / "encoder")
+
+
+def test_a_detector_gets_new_heads_for_new_classes(saved_detector):
+    old = AutoModelForAudioFrameClassification.from_pretrained(saved_detector)
+    new = hf_sed.SedForAudioFrameClassification.from_pretrained(saved_detector, labels=["Owl", "Fox"])
+    assert new.config.labels == ["Owl", "Fox"]
+    assert new.strong_head.weight.shape[0] == 2
+    assert torch.equal(new.model.sequence_model.weight_hh_l0, old.model.sequence_model.weight_hh_l0)
+    same = hf_sed.SedForAudioFrameClassification.from_pretrained(
+        saved_detector, labels=old.config.labels, thresholds=0.3
+    )
+    assert torch.equal(same.strong_head.weight, old.strong_head.weight)
+    assert same.config.thresholds == 0.3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"), [("drop", "is missing"), ("add", "has no place"), ("cut", "another shape")]
+)
+def test_a_checkpoint_that_does_not_fit_is_an_error(saved_detector, change, message):
+    from safetensors.torch import load_file, save_file
+
+    path = saved_detector / "model.safetensors"
+    state = load_file(path)
+    name = "model.sequence_model.weight_hh_l0"
+    if change == "drop":
+        del state[name]
+    elif change == "add":
+        state["model.sequence_model.weight_hh_l9"] = torch.zeros(2)
+    else:
+        state[name] = state[name][:3].clone()
+    save_file(state, path, metadata={"format": "pt"})
+    with pytest.raises((ValueError, RuntimeError), match=f"{message}|size mismatch|ignore_mismatched"):
+        AutoModelForAudioFrameClassification.from_pretrained(saved_detector)
 
 
 @pytest.mark.parametrize("changes", [{}, {"sequence_model": "none"}, {"pooling": "mean"}])

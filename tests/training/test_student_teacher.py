@@ -1,5 +1,7 @@
 """The identities at the end of method.md."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -111,7 +113,7 @@ def test_without_mixing_every_preset_is_plain_mean_teacher(make_learner):
     assert torch.equal(losses[0], losses[2])
     learner = make_learner("ict", **values)
     student = learner.student(batch["input_values"])
-    teacher = learner._teacher_forward(*learner.detector.model.spectrogram(batch["input_values"]))
+    teacher = learner._teacher_forward(learner.detector.model.spectrograms(batch["input_values"]))
     expected = ((student.logits.sigmoid() - teacher.logits.sigmoid()) ** 2).mean() + 0.5 * (
         (student.clip_probabilities - teacher.clip_probabilities) ** 2
     ).mean()
@@ -123,10 +125,10 @@ def test_the_ict_loss_by_hand(make_learner):
     batch = make_batch(learner.detector.config)
     out = learner(**batch, plan=plan, ramp=0.5)
     learner = make_learner("ict")
-    mel, _ = learner.detector.model.spectrogram(batch["input_values"])
-    lam = plan.weight[:, None, None]
-    student = learner.student(spectrogram=lam * mel + (1 - lam) * mel[plan.partner])
-    teacher = learner._teacher_forward(mel, None)
+    clean = learner.detector.model.spectrograms(batch["input_values"])
+    (mel,), lam = clean.values, plan.weight[:, None, None]
+    student = learner.student(spectrograms=replace(clean, values=(lam * mel + (1 - lam) * mel[plan.partner],)))
+    teacher = learner._teacher_forward(clean)
     t, w = teacher.logits.sigmoid(), teacher.clip_probabilities
     y = batch["strong_targets"]
     strong = nn.functional.binary_cross_entropy(
@@ -291,12 +293,12 @@ def test_the_teacher_predicts_with_its_own_tensors_and_saves_them(make_learner, 
 
 def test_teacher_dropout_is_a_setting(make_learner):
     learner = make_learner(dropout=0.5, teacher_dropout=False)
-    inputs = learner.detector.model.spectrogram(make_batch(learner.detector.config)["input_values"])
-    a, b = learner._teacher_forward(*inputs).logits, learner._teacher_forward(*inputs).logits
+    inputs = learner.detector.model.spectrograms(make_batch(learner.detector.config)["input_values"])
+    a, b = learner._teacher_forward(inputs).logits, learner._teacher_forward(inputs).logits
     assert torch.equal(a, b)
     assert all(m.training for m in learner.student.modules())
     noisy = make_learner(dropout=0.5)
-    assert not torch.equal(noisy._teacher_forward(*inputs).logits, noisy._teacher_forward(*inputs).logits)
+    assert not torch.equal(noisy._teacher_forward(inputs).logits, noisy._teacher_forward(inputs).logits)
 
 
 def test_micro_batches_add_up_to_the_batch(make_learner):

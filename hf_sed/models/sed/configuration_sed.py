@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 from ..auto import SedPreTrainedConfig
+from ..crnn.configuration_crnn import CrnnConfig
+from ..encoders import Encoder, encoder_of
 
 
 class SedConfig(SedPreTrainedConfig):
@@ -17,11 +19,19 @@ class SedConfig(SedPreTrainedConfig):
     both.
 
     Args:
-        backbone_config: config (or dict with `model_type`) of the encoder; default `CrnnConfig()`.
+        backbone_config: config (or dict with `model_type`) of the encoder: one of this package's, or of transformers'
+            (see `hf_sed.models.encoders`); default `CrnnConfig()`.
+        cnn_branch: settings of a [`CrnnConfig`] for a second, convolutional branch beside the encoder, as in ATST-SED: the
+            encoder's frames are brought to its frame rate, the two concatenated and merged by a linear layer as wide as
+            the branch (`CRNN_e2e.py:83-98`). None: no branch.
+        output_frame_hop: seconds between output frames, where it is not to be the encoder's (or the branch's) own. More
+            encoder frames are averaged, fewer interpolated (PretrainedSED `prediction_wrapper.py`).
         sequence_model: "gru" (bidirectional) or "none".
         sequence_hidden_size: units a direction.
         dropout: before the heads.
-        pooling: "attention" (softmax over the classes weighs the frames) or "mean".
+        pooling: from frames to clips. "attention" (softmax over the classes weighs the frame probabilities), "mean" (of
+            the frame probabilities) or "mean_embedding" (a linear head of its own on the mean of the frame embeddings, as
+            in PretrainedSED and YAMNet).
         clip_length: seconds of a training clip; longer recordings are detected in windows of this length.
         thresholds: score above which a frame is active, one number or one a class.
         median_filter: length in seconds of the median filter on the frame scores, one number or one a class; 0 is none.
@@ -33,6 +43,8 @@ class SedConfig(SedPreTrainedConfig):
     sub_configs = {"backbone_config": AutoConfig}
 
     backbone_config: dict | PreTrainedConfig | None = None
+    cnn_branch: dict | None = None
+    output_frame_hop: float | None = None
     sequence_model: str = "gru"
     sequence_hidden_size: int = 128
     sequence_layers: int = 2
@@ -58,16 +70,25 @@ class SedConfig(SedPreTrainedConfig):
                     f"backbone_config: model_type {model_type!r} is not one that transformers or hf_sed knows."
                 )
             self.backbone_config = CONFIG_MAPPING[model_type](**values)
-        if not hasattr(self.backbone_config, "front_end"):
-            raise ValueError(
-                f"backbone_config: {type(self.backbone_config).__name__} names no front end; hf_sed's encoders do."
-            )
+        if self.cnn_branch is not None:
+            # Stored complete, so that a default can never change under a model.
+            self.cnn_branch = {
+                k: v for k, v in CrnnConfig(**self.cnn_branch).to_dict().items() if k in CrnnConfig.__annotations__
+            }
+            if self.output_frame_hop is not None:
+                raise ValueError("output_frame_hop: with a cnn_branch the frames are the branch's.")
+        rates = {e.sampling_rate for e in self.encoders}
+        if len(rates) > 1:
+            raise ValueError(f"encoder and cnn_branch take waveforms of different rates: {sorted(rates)} Hz.")
         if labels is not None:
             if isinstance(labels, str) or len(set(labels)) != len(labels) or not labels:
                 raise ValueError(f"labels {labels!r}: expected a list of distinct class names.")
             kwargs["id2label"] = dict(enumerate(labels))
             kwargs["label2id"] = {label: i for i, label in enumerate(labels)}
-        for name, allowed in {"sequence_model": ("gru", "none"), "pooling": ("attention", "mean")}.items():
+        for name, allowed in {
+            "sequence_model": ("gru", "none"),
+            "pooling": ("attention", "mean", "mean_embedding"),
+        }.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} {getattr(self, name)!r}; expected one of {', '.join(allowed)}.")
         super().__post_init__(**kwargs)
@@ -86,20 +107,38 @@ class SedConfig(SedPreTrainedConfig):
         return [self.id2label[i] for i in range(self.num_labels)]
 
     @property
+    def encoder(self) -> Encoder:
+        """What the detector knows of its encoder."""
+        return encoder_of(self.backbone_config)
+
+    @property
+    def encoders(self) -> list[Encoder]:
+        """The encoder, and the convolutional branch where there is one."""
+        branch = [] if self.cnn_branch is None else [Encoder(CrnnConfig(**self.cnn_branch))]
+        return [self.encoder, *branch]
+
+    @property
     def sampling_rate(self) -> int:
         """Hz of the waveforms that the model takes."""
-        return self.backbone_config.front_end["sampling_rate"]
+        return self.encoder.sampling_rate
 
     @property
     def frame_hop(self) -> float:
         """Seconds between output frames."""
-        return self.backbone_config.frame_hop
+        return self.encoders[-1].frame_hop if self.output_frame_hop is None else self.output_frame_hop
 
     def num_frames(self, num_samples):
         """Output frames of a clip of ``num_samples`` samples; works on ints and integer tensors."""
-        return self.backbone_config.num_frames(num_samples)
+        if self.output_frame_hop is None:
+            return self.encoders[-1].num_frames(num_samples)
+        return num_samples // round(self.output_frame_hop * self.sampling_rate)
+
+    @property
+    def encoded_size(self) -> int:
+        """Width of what the sequence model reads: the encoder's frames, or those merged with the branch's."""
+        return self.encoders[-1].hidden_size
 
     @property
     def hidden_size(self) -> int:
         """Width of the frame embeddings that the heads read."""
-        return 2 * self.sequence_hidden_size if self.sequence_model == "gru" else self.backbone_config.hidden_size
+        return 2 * self.sequence_hidden_size if self.sequence_model == "gru" else self.encoded_size
