@@ -24,6 +24,8 @@ REGISTRY: dict[str, tuple[str, str, dict[str, str], str | None]] = {
         "SedFeatureExtractor",
     ),
     "hf-sed-crnn": ("crnn", "CrnnConfig", {"AutoModel": "CrnnModel"}, None),
+    "hf-sed-atst": ("atst", "AtstConfig", {"AutoModel": "AtstModel"}, None),
+    "hf-sed-beats": ("beats", "BeatsConfig", {"AutoModel": "BeatsModel"}, None),
     "hf-sed-yamnet": ("yamnet", "YamnetConfig", {"AutoModel": "YamnetModel"}, None),
 }
 

@@ -183,3 +183,23 @@ def _tensors(contents: Any, where: str) -> dict[str, torch.Tensor]:
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0][:200] if lines else type(error).__name__
+
+
+def pretrained_sed(name: str, config, encoder: dict[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> Converted:
+    """An encoder as PretrainedSED wraps it (`prediction_wrapper.py:11-213`): frames of 40 ms, a linear head on each and one on
+    their mean. Without a strong head, or with a weak head of other classes, the encoder alone."""
+    strong, weak = state.get("strong_head.weight"), state.get("weak_head.weight")
+    if strong is None or weak is None or weak.shape != strong.shape:
+        return Converted(name, config, encoder)
+    tensors = {f"model.backbone.{k}": v for k, v in encoder.items()}
+    tensors |= {k: v for k, v in state.items() if k.startswith(("strong_head.", "weak_head."))}
+    labels = audioset_labels("audioset_strong", len(strong)) or [f"class_{i}" for i in range(len(strong))]
+    settings = {
+        "backbone_config": config.to_dict(),
+        "labels": labels,
+        "output_frame_hop": 0.04,
+        "sequence_model": "none",
+        "pooling": "mean_embedding",
+        "dropout": 0.0,
+    }
+    return Converted(name, settings, tensors)

@@ -1,0 +1,1 @@
+"""ATST-Frame, the self-supervised frame-level audio transformer of ATST-SED."""

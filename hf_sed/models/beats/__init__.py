@@ -1,0 +1,1 @@
+"""BEATs, the self-supervised audio transformer with gated relative positions."""
