@@ -26,6 +26,13 @@ REGISTRY: dict[str, tuple[str, str, dict[str, str], str | None]] = {
     "hf-sed-crnn": ("crnn", "CrnnConfig", {"AutoModel": "CrnnModel"}, None),
     "hf-sed-atst": ("atst", "AtstConfig", {"AutoModel": "AtstModel"}, None),
     "hf-sed-beats": ("beats", "BeatsConfig", {"AutoModel": "BeatsModel"}, None),
+    "hf-sed-frame-mobilenet": (
+        "frame_mobilenet",
+        "FrameMobilenetConfig",
+        {"AutoModel": "FrameMobilenetModel"},
+        None,
+    ),
+    "hf-sed-passt": ("passt", "PasstConfig", {"AutoModel": "PasstModel"}, None),
     "hf-sed-yamnet": ("yamnet", "YamnetConfig", {"AutoModel": "YamnetModel"}, None),
 }
 

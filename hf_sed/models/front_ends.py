@@ -10,7 +10,8 @@ treated alone: samples beyond a clip's end, statistics of other clips and paddin
 | atst | ATST-Frame | ATST-SED `datasets_atst_sed.py:34-46`, `stage2_trainer.py:29-41` |
 | ast | AST | transformers `ASTFeatureExtractor` (Kaldi filter bank of zero-mean waveforms) |
 | beats | BEATs | Microsoft BEATs `BEATs.py:118-131` (Kaldi filter bank of 16-bit-scaled waveforms) |
-| passt | frame-level PaSST, Frame-MobileNet | PretrainedSED `fpasst_wrapper.py:9-32`, `preprocess.py:50-140` |
+| passt | frame-level PaSST | PretrainedSED `fpasst_wrapper.py:9-32`, `preprocess.py:50-140` |
+| frame_mobilenet | Frame-MobileNet | the same with a symmetric window, `models/frame_mn/` |
 | yamnet | YAMNet | TensorFlow models `research/audioset/yamnet/features.py`, `params.py` |
 | whisper | Whisper's encoder | transformers `WhisperFeatureExtractor` |
 | waveform | wav2vec2, HuBERT, WavLM, data2vec-audio | transformers `Wav2Vec2FeatureExtractor` with `do_normalize` |
@@ -21,7 +22,7 @@ variance 1. (The models of this family that were trained without it normalise ov
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -91,7 +92,7 @@ FRONT_END_PRESETS: dict[str, FrontEndSettings] = {
         scaler="affine", mean=15.41663, scale=2 * 6.55582,
     ),
     "passt": FrontEndSettings(
-        win_length=400, hop_length=160, n_fft=512, window="hann", f_max=7000.0, mel_scale="kaldi", power=2.0,
+        win_length=400, hop_length=160, n_fft=512, window="hann", periodic=True, f_max=7000.0, mel_scale="kaldi", power=2.0,
         waveform_preemphasis=0.97, log="ln", floor=1e-7, log_range=None, scaler="affine", mean=-4.5, scale=5.0,
     ),
     "yamnet": FrontEndSettings(
@@ -104,6 +105,7 @@ FRONT_END_PRESETS: dict[str, FrontEndSettings] = {
         mean=-40.0, scale=40.0,
     ),
 }  # fmt: skip
+FRONT_END_PRESETS["frame_mobilenet"] = replace(FRONT_END_PRESETS["passt"], periodic=False)
 
 
 def front_end_settings(value: str | dict | FrontEndSettings) -> FrontEndSettings:
@@ -225,9 +227,12 @@ class MelFrontEnd(nn.Module):
             if s.preemphasis:
                 previous = torch.cat([frames[..., :1], frames[..., :-1]], dim=-1)
                 frames = frames - s.preemphasis * previous
-            spectrum = torch.fft.rfft(frames * self.window, n=s.n_fft).abs()
-            if s.power != 1.0:
-                spectrum = spectrum**s.power
+            frames = frames * self.window
+            if s.center and s.n_fft > s.win_length:  # in the middle, as torch.stft has them: the same rounding
+                left = (s.n_fft - s.win_length) // 2
+                frames = nn.functional.pad(frames, (left, s.n_fft - s.win_length - left))
+            spectrum = torch.fft.rfft(frames, n=s.n_fft)
+            spectrum = torch.view_as_real(spectrum).square().sum(-1) if s.power == 2.0 else spectrum.abs() ** s.power
             mel = (spectrum @ self.mel_filters)[:, : self.num_frames(samples)]
             if lengths is not None:
                 mel = mel * self._frame_mask(mel, lengths)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -107,13 +109,28 @@ def vit_layer_tensors(state, theirs: str, ours: str) -> dict[str, torch.Tensor]:
     return out
 
 
-def position_window(positions: torch.Tensor, frames: int, how: str) -> torch.Tensor:
-    """Position embeddings (1, ``frames``, D) from learnt ones (1, N, D): the first ones, and for more frames than there are
-    linearly interpolated ("interpolate") or started anew after every N ("repeat")."""
-    known = positions.shape[1]
-    if frames <= known:
+def in_windows(
+    x: torch.Tensor, valid: torch.Tensor | None, size: int, how: str
+) -> tuple[torch.Tensor, torch.Tensor | None, Callable[[torch.Tensor], torch.Tensor]]:
+    """Embeddings (B, T, D) in windows of ``size`` frames (B · windows, size, D) where there are more and ``how`` is "window"; their
+    valid frames; and the function that puts what is computed of them together again."""
+    batch, frames = x.shape[:2]
+    if frames <= size or how != "window":
+        return x, valid, lambda h: h
+    windows = -(-frames // size)
+    missing = windows * size - frames
+    if missing and valid is None:
+        valid = torch.ones(batch, frames, dtype=torch.bool, device=x.device)
+    if valid is not None:
+        valid = nn.functional.pad(valid, (0, missing)).unflatten(1, (windows, size)).flatten(0, 1)
+    x = nn.functional.pad(x, (0, 0, 0, missing)).unflatten(1, (windows, size)).flatten(0, 1)
+    return x, valid, lambda h: h.unflatten(0, (batch, windows)).flatten(1, 2)[:, :frames]
+
+
+def position_window(positions: torch.Tensor, frames: int) -> torch.Tensor:
+    """Position embeddings (1, ``frames``, D) from learnt ones (1, N, D): the first ones, or all of them linearly interpolated
+    to more frames."""
+    if frames <= positions.shape[1]:
         return positions[:, :frames]
-    if how == "repeat":
-        return positions.repeat(1, -(-frames // known), 1)[:, :frames]
     stretched = nn.functional.interpolate(positions.transpose(1, 2), size=frames, mode="linear")
     return stretched.transpose(1, 2)

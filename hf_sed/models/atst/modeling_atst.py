@@ -10,7 +10,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import can_return_tuple
 
 from ..initialization import init_like_torch
-from ..vit import VitLayer, additive_mask, position_window
+from ..vit import VitLayer, additive_mask, in_windows, position_window
 from .configuration_atst import AtstConfig
 
 
@@ -67,7 +67,7 @@ class AtstModel(AtstPreTrainedModel):
         Returns ``last_hidden_state`` (B, frames, hidden size) and, if asked, the embeddings and each layer's output.
         """
         config, patch = self.config, self.config.patch_frames
-        batch, frames = input_values.shape[0], input_values.shape[1] // patch
+        frames = input_values.shape[1] // patch
         # (B, frames, bins x time within the patch): the checkpoint's patches are bin-major.
         patches = input_values[:, : frames * patch].unflatten(1, (frames, patch)).transpose(2, 3).flatten(2)
         x = self.patch_embedding(patches)
@@ -77,24 +77,13 @@ class AtstModel(AtstPreTrainedModel):
         if attention_mask is not None:
             lengths = attention_mask.sum(1) // patch
             valid = torch.arange(frames, device=x.device) < lengths[:, None]
-        windows = 1
-        if frames > config.max_frames and config.long_clips == "window":
-            windows = -(-frames // config.max_frames)
-            missing = windows * config.max_frames - frames
-            if missing:
-                valid = torch.ones(batch, frames, dtype=torch.bool, device=x.device) if valid is None else valid
-                valid = nn.functional.pad(valid, (0, missing))
-            x = nn.functional.pad(x, (0, 0, 0, missing)).unflatten(1, (windows, -1)).flatten(0, 1)
-            valid = None if valid is None else valid.unflatten(1, (windows, -1)).flatten(0, 1)
-        x = self.dropout(x + position_window(self.position_embeddings, x.shape[1], "interpolate"))
+        x, valid, joined = in_windows(x, valid, config.max_frames, config.long_clips)
+        x = self.dropout(x + position_window(self.position_embeddings, x.shape[1]))
         mask = additive_mask(valid, x.dtype)
         states = [x]
         for layer in self.layers:
             x = layer(x, mask)
             states.append(x)
-
-        def joined(h: torch.Tensor) -> torch.Tensor:
-            return h if windows == 1 else h.unflatten(0, (batch, windows)).flatten(1, 2)[:, :frames]
 
         wanted = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         return BaseModelOutput(
