@@ -37,6 +37,17 @@ _PUBLIC = {
     "inference.pipeline": ["SoundEventDetectionPipeline", "pipeline"],
     "models.crnn.configuration_crnn": ["CrnnConfig"],
     "models.crnn.modeling_crnn": ["CrnnModel"],
+    "models.atst.configuration_atst": ["AtstConfig"],
+    "models.atst.modeling_atst": ["AtstModel"],
+    "models.beats.configuration_beats": ["BeatsConfig"],
+    "models.beats.modeling_beats": ["BeatsModel"],
+    "models.frame_mobilenet.configuration_frame_mobilenet": ["FrameMobilenetConfig"],
+    "models.frame_mobilenet.modeling_frame_mobilenet": ["FrameMobilenetModel"],
+    "models.passt.configuration_passt": ["PasstConfig"],
+    "models.passt.modeling_passt": ["PasstModel"],
+    "models.yamnet.configuration_yamnet": ["YamnetConfig"],
+    "models.yamnet.modeling_yamnet": ["YamnetModel"],
+    "models.conversion": ["convert_checkpoint"],
     "models.sed.configuration_sed": ["SedConfig"],
     "models.sed.feature_extraction_sed": ["SedFeatureExtractor"],
     "models.sed.modeling_sed": ["SedForAudioFrameClassification", "SedModel"],
@@ -68,11 +79,22 @@ if TYPE_CHECKING:
     from .data.soundscapes import SoundscapeSettings, compose, compose_to_disk
     from .events import AnnotationError, Event, events_to_targets, read_annotations, scores_to_events, write_annotations
     from .inference.pipeline import SoundEventDetectionPipeline, pipeline
+    from .models.atst.configuration_atst import AtstConfig
+    from .models.atst.modeling_atst import AtstModel
+    from .models.beats.configuration_beats import BeatsConfig
+    from .models.beats.modeling_beats import BeatsModel
+    from .models.conversion import convert_checkpoint
     from .models.crnn.configuration_crnn import CrnnConfig
     from .models.crnn.modeling_crnn import CrnnModel
+    from .models.frame_mobilenet.configuration_frame_mobilenet import FrameMobilenetConfig
+    from .models.frame_mobilenet.modeling_frame_mobilenet import FrameMobilenetModel
+    from .models.passt.configuration_passt import PasstConfig
+    from .models.passt.modeling_passt import PasstModel
     from .models.sed.configuration_sed import SedConfig
     from .models.sed.feature_extraction_sed import SedFeatureExtractor
     from .models.sed.modeling_sed import SedForAudioFrameClassification, SedModel
+    from .models.yamnet.configuration_yamnet import YamnetConfig
+    from .models.yamnet.modeling_yamnet import YamnetModel
     from .training.adapters import add_lora
     from .training.arguments import SedTrainingArguments
     from .training.trainer import SedTrainer

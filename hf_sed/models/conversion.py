@@ -72,12 +72,12 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "GLOBAL" in str(error):
-            raise ValueError(
-                f"{path}: holds Python objects besides tensors and would have to execute code to be read, which hf-sed does "
-                "not do. If you trust it, load it yourself and save its state dict alone with torch.save."
-            ) from None
-        raise ValueError(f"{path}: is no PyTorch checkpoint ({_first_line(error)}).") from None
+        if "Unsupported operand" in str(error):
+            raise ValueError(f"{path}: is no PyTorch checkpoint that can be read without executing code.") from None
+        raise ValueError(
+            f"{path}: holds Python objects besides tensors and would have to execute code to be read, which hf-sed does not do. "
+            "If you trust it, load it yourself and save its state dict alone with torch.save."
+        ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise ValueError(f"{path}: cannot be read ({_first_line(error)}); it may be cut short.") from None
 

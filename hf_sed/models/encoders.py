@@ -61,7 +61,8 @@ class SpeechEncoder(Encoder):
     """wav2vec2, HuBERT, WavLM, data2vec-audio, UniSpeech-SAT: waveforms in, a strided convolution, 20 ms a frame.
 
     Where `feat_extract_norm` is "group" the first layer normalises over the whole padded clip, so that padding does
-    change the valid frames; with "layer" it does not.
+    change the valid frames; with "layer" it does not. In data2vec-audio the stacked position convolutions let what lies
+    beyond a clip's end into its last frames.
     """
 
     front_end = "waveform"
@@ -190,6 +191,11 @@ def encoder_of(config: PreTrainedConfig) -> Encoder:
     return FAMILIES[config.model_type](config)
 
 
+FOR_DETECTION = {"apply_spec_augment": False, "layerdrop": 0.0, "encoder_layerdrop": 0.0}
+"""Settings that `from_pretrained` gives an encoder that has them: masking and skipped layers of its own would disturb
+student and teacher differently."""
+
+
 def build_encoder(config: PreTrainedConfig) -> nn.Module:
     """The encoder with fresh weights."""
     from transformers import AutoModel
@@ -197,8 +203,16 @@ def build_encoder(config: PreTrainedConfig) -> nn.Module:
     if config.model_type == "whisper":
         from transformers.models.whisper.modeling_whisper import WhisperEncoder as Model
 
-        return Model._from_config(config)
-    return AutoModel.from_config(config)
+        return without_unused(Model._from_config(config))
+    return without_unused(AutoModel.from_config(config))
+
+
+def without_unused(encoder: nn.Module) -> nn.Module:
+    """The encoder with the parameters frozen that only masked pre-training uses: they would never get a gradient."""
+    for name, parameter in encoder.named_parameters():
+        if name.rsplit(".", 1)[-1] in ("mask_embedding", "masked_spec_embed"):
+            parameter.requires_grad_(False)
+    return encoder
 
 
 def to_frames(x: torch.Tensor, frames: Any, lengths: torch.Tensor | None = None, own: torch.Tensor | None = None):

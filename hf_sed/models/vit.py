@@ -127,10 +127,15 @@ def in_windows(
     return x, valid, lambda h: h.unflatten(0, (batch, windows)).flatten(1, 2)[:, :frames]
 
 
-def position_window(positions: torch.Tensor, frames: int) -> torch.Tensor:
-    """Position embeddings (1, ``frames``, D) from learnt ones (1, N, D): the first ones, or all of them linearly interpolated
-    to more frames."""
-    if frames <= positions.shape[1]:
+def position_window(positions: torch.Tensor, frames: int, valid: torch.Tensor | None = None) -> torch.Tensor:
+    """Position embeddings (1 or B, ``frames``, D) from learnt ones (1, N, D): the first ones, or all of them linearly
+    interpolated to more frames. ``valid`` (B, frames): a clip's own frames, by whose number its embeddings are stretched."""
+    known = positions.shape[1]
+    if frames <= known:
         return positions[:, :frames]
-    stretched = nn.functional.interpolate(positions.transpose(1, 2), size=frames, mode="linear")
-    return stretched.transpose(1, 2)
+    lengths = positions.new_full((1, 1), frames) if valid is None else valid.sum(1, keepdim=True)
+    ratio = known / lengths.clamp(min=known)
+    at = ((torch.arange(frames, device=positions.device) + 0.5) * ratio - 0.5).clamp(0, known - 1)
+    low = at.floor().long()
+    share = (at - low)[..., None].to(positions.dtype)
+    return (1 - share) * positions[0, low] + share * positions[0, (low + 1).clamp(max=known - 1)]

@@ -78,7 +78,7 @@ class AtstModel(AtstPreTrainedModel):
             lengths = attention_mask.sum(1) // patch
             valid = torch.arange(frames, device=x.device) < lengths[:, None]
         x, valid, joined = in_windows(x, valid, config.max_frames, config.long_clips)
-        x = self.dropout(x + position_window(self.position_embeddings, x.shape[1]))
+        x = self.dropout(x + position_window(self.position_embeddings, x.shape[1], valid))
         mask = additive_mask(valid, x.dtype)
         states = [x]
         for layer in self.layers:

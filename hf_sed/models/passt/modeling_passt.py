@@ -84,7 +84,7 @@ class PasstModel(PasstPreTrainedModel):
         x = x.flatten(1, 2).unflatten(1, (-1, bins))
         x = self.patch_embedding(nn.functional.pad(x, (0, config.patch_frames - 1))).squeeze(2).transpose(1, 2)
         x, valid, joined = in_windows(x, valid, config.max_frames, config.long_clips)
-        x = x + position_window(self.time_embeddings, x.shape[1]) + self.band_embedding
+        x = x + position_window(self.time_embeddings, x.shape[1], valid) + self.band_embedding
         x = self.dropout(torch.cat([self.tokens.expand(len(x), -1, -1), x], dim=1))
         mask = None if valid is None else additive_mask(nn.functional.pad(valid, (2, 0), value=True), x.dtype)
         states = [x]

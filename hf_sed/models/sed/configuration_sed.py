@@ -77,6 +77,8 @@ class SedConfig(SedPreTrainedConfig):
             }
             if self.output_frame_hop is not None:
                 raise ValueError("output_frame_hop: with a cnn_branch the frames are the branch's.")
+        if self.output_frame_hop is not None and abs(self.output_frame_hop - self.encoder.frame_hop) < 1e-9:
+            self.output_frame_hop = None
         rates = {e.sampling_rate for e in self.encoders}
         if len(rates) > 1:
             raise ValueError(f"encoder and cnn_branch take waveforms of different rates: {sorted(rates)} Hz.")

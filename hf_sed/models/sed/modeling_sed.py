@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import ModelOutput, can_return_tuple
 
 from ..crnn.configuration_crnn import CrnnConfig
-from ..encoders import at_least_one, build_encoder, to_frames
+from ..encoders import FOR_DETECTION, at_least_one, build_encoder, to_frames, without_unused
 from ..front_ends import build_front_end
 from ..initialization import init_like_torch
 from .configuration_sed import SedConfig
@@ -161,7 +161,7 @@ class SedModel(SedPreTrainedModel):
             own = at_least_one(self.config.num_frames(lengths))
             own_encoded = at_least_one(encoder.num_frames(lengths))
             frame_mask = torch.arange(frames, device=encoded.device) < own[:, None]
-        if frames != encoded.shape[1]:
+        if frames != encoded.shape[1] or (own is not None and bool((own != own_encoded).any())):
             encoded = to_frames(encoded, frames, own_encoded, own)
         if frame_mask is not None:
             encoded = encoded * frame_mask[..., None]
@@ -239,7 +239,8 @@ class SedForAudioFrameClassification(SedPreTrainedModel):
             for key in backbone_settings:
                 if not hasattr(found, key):
                     raise ValueError(f"backbone_settings: {type(found).__name__} has no setting {key!r}.")
-            found = type(found)(**{**found.to_dict(), **backbone_settings})
+            suited = {k: v for k, v in FOR_DETECTION.items() if hasattr(found, k)}
+            found = type(found)(**{**found.to_dict(), **suited, **backbone_settings})
             return cls._on_encoder(name, SedConfig(backbone_config=found, labels=labels, **settings), hub, kwargs)
         values = {**found.to_dict(), **settings}
         new_heads = labels is not None and list(labels) != found.labels
@@ -280,7 +281,7 @@ class SedForAudioFrameClassification(SedPreTrainedModel):
         model.model.front_end.float()
         if model.model.cnn_front_end is not None:
             model.model.cnn_front_end.float()
-        model.model.backbone = encoder
+        model.model.backbone = without_unused(encoder)
         model.eval()
         return (model, info) if wants_info else model
 
