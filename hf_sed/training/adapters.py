@@ -5,17 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-_SAVED_WHOLE = ("sequence_model", "strong_head", "attention_head", "batch_norm")
-"""Small parts that learn fully and are saved with the adapter; without BatchNorm's statistics a reload would differ."""
+_SAVED_WHOLE = ("cnn_branch", "merge", "sequence_model", "strong_head", "attention_head", "weak_head")
+"""Parts that learn fully and are saved with the adapter."""
 
 
 def lora_targets(model) -> list[str]:
-    """Names of the encoder's linear and (where it has none) convolutional layers."""
-    backbone = model.model.backbone
-    linear = [n for n, m in backbone.named_modules() if isinstance(m, nn.Linear)]
-    names = linear or [n for n, m in backbone.named_modules() if isinstance(m, nn.Conv2d) and m.groups == 1]
-    return [f"model.backbone.{name}" for name in names]
+    """Names of the encoder's linear layers or of its (not depthwise) convolutions, whichever hold more parameters."""
+    kinds = []
+    for kind in (nn.Linear, nn.Conv2d):
+        layers = {n: m for n, m in model.model.backbone.named_modules() if isinstance(m, kind)}
+        layers = {n: m for n, m in layers.items() if getattr(m, "groups", 1) == 1}
+        kinds.append((sum(m.weight.numel() for m in layers.values()), layers))
+    _, largest = max(kinds, key=lambda k: k[0])
+    return [f"model.backbone.{name}" for name in largest]
+
+
+def _modules_to_save(model) -> list[str]:
+    """`_SAVED_WHOLE` and every BatchNorm of the encoder: without its statistics a reload would differ."""
+    names = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
+    norms = {n.rsplit(".", 1)[-1] for n, m in model.model.backbone.named_modules() if isinstance(m, _BatchNorm)}
+    return [name for name in _SAVED_WHOLE if name in names] + sorted(norms)
 
 
 def add_lora(
@@ -32,8 +43,8 @@ def add_lora(
         model: a detector that was loaded or saved, since an adapter only refers to its base.
         r: rank.
         alpha: scale, default 2 r.
-        target_modules: names or a regular expression; default the linear layers of the encoder (its convolutions where it
-            has none). Heads, sequence model and BatchNorm always learn fully and are saved with the adapter.
+        target_modules: names or a regular expression; default [`lora_targets`]. Heads, sequence model, convolutional branch
+            and BatchNorm always learn fully and are saved with the adapter.
         kwargs: further fields of `peft.LoraConfig` (`use_rslora`, `use_dora`, `init_lora_weights`, …).
 
     Raises ImportError without peft, ValueError for a model without a place on disk or hub.
@@ -48,13 +59,12 @@ def add_lora(
         )
     if Path(model.config._name_or_path).is_dir():  # an adapter must find its base from any working directory
         model.config._name_or_path = str(Path(model.config._name_or_path).resolve())
-    present = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
     config = LoraConfig(
         r=r,
         lora_alpha=2 * r if alpha is None else alpha,
         lora_dropout=dropout,
         target_modules=lora_targets(model) if target_modules is None else target_modules,
-        modules_to_save=[name for name in _SAVED_WHOLE if name in present],
+        modules_to_save=_modules_to_save(model),
         **kwargs,
     )
     return get_peft_model(model, config)

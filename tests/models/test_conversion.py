@@ -267,3 +267,38 @@ def test_a_truncated_safetensors_file_and_an_existing_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file"):
         convert_checkpoint(tmp_path / "none.pt", tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+def small_yamnet_variables() -> dict[str, np.ndarray]:
+    """Three layers and two classes under YAMNet's Keras names."""
+    rng = np.random.default_rng(0)
+    shapes = {"layer1/conv/kernel": (3, 3, 1, 32), "logits/kernel": (128, 2), "logits/bias": (2,)}
+    sizes = [32, 64, 128]
+    for number in (2, 3):
+        shapes[f"layer{number}/depthwise_conv/depthwise_kernel"] = (3, 3, sizes[number - 2], 1)
+        shapes[f"layer{number}/pointwise_conv/kernel"] = (1, 1, sizes[number - 2], sizes[number - 1])
+    for name, shape in list(shapes.items()):
+        if "/conv/" in name or "pointwise" in name or "depthwise" in name:
+            channels = shape[2] if "depthwise" in name else shape[3]
+            for key in ("beta", "moving_mean", "moving_variance"):
+                shapes[f"{name.rsplit('/', 1)[0]}/bn/{key}"] = (channels,)
+    return {k: np.abs(rng.standard_normal(s)).astype(np.float32) for k, s in shapes.items()}
+
+
+def test_keras_files_hold_the_same_variables(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    from safetensors.numpy import save_file
+
+    from hf_sed.models.conversion import read_checkpoint
+
+    variables = small_yamnet_variables()
+    save_file(variables, tmp_path / "yamnet.safetensors")
+    with h5py.File(tmp_path / "yamnet.h5", "w") as file:
+        for name, value in variables.items():
+            group = name.split("/")[0]
+            file[f"{group}/{name}:0"] = value  # Keras repeats the layer's name
+    ours, theirs = (read_checkpoint(tmp_path / f"yamnet.{suffix}") for suffix in ("h5", "safetensors"))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[k], theirs[k]) for k in ours)
+    with pytest.raises(ValueError, match=r"yamnet\.h5: "):
+        convert_checkpoint(tmp_path / "yamnet.h5", tmp_path / "out")  # three layers are no YAMNet

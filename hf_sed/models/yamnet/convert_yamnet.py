@@ -11,6 +11,7 @@ import torch
 from ..conversion import Converted, audioset_labels
 from .configuration_yamnet import YamnetConfig
 
+_VARIABLE = re.compile(r"(layer\d+/(?:conv|depthwise_conv|pointwise_conv)(?:/bn)?|logits)/(\w+)$")
 _DEPTHWISE = re.compile(r"layer(\d+)/depthwise_conv/depthwise_kernel")
 
 
@@ -69,10 +70,8 @@ def read_h5(path: str) -> dict[str, torch.Tensor]:
 
     def visit(name, item):
         if isinstance(item, h5py.Dataset):
-            # …/layer1/conv/bn/layer1/conv/bn/beta:0: Keras repeats the layer's name before the variable's.
-            parts = name.removesuffix(":0").split("/")
-            key = "/".join(parts)
-            match = re.search(r"(layer\d+/(?:conv|depthwise_conv|pointwise_conv)(?:/bn)?|logits)/(\w+)$", key)
+            # layer1/layer1/conv/kernel:0: Keras puts a group of the layer's name before the variable's own.
+            match = _VARIABLE.search(name.removesuffix(":0"))
             if match:
                 state[match[0]] = torch.from_numpy(np.asarray(item))
 
