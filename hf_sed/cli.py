@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -92,7 +93,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     tune.add_argument("--metric", default="psds1", help="psds1 (default), psds2 or intersection_f1")
     tune.add_argument("--method", default="both", help="median, boxes (cSEBB) or both (default): the better of the two")
-    tune.add_argument("--num-proc", type=int, default=1, metavar="N")
+    tune.add_argument(
+        "--num-proc", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: one a core)"
+    )
     tune.set_defaults(run=_tune)
 
     detect = commands.add_parser("detect", help="print the events of recordings")
