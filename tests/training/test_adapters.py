@@ -5,6 +5,7 @@ import torch
 from transformers import AutoModelForAudioFrameClassification, pipeline
 
 import hf_sed
+from tests.models.encoders import tiny_encoders
 from tests.training.test_trainer import arguments, assert_same, state
 
 
@@ -79,3 +80,26 @@ def test_heads_and_batch_norm_are_saved_with_the_adapter(base, tmp_path):
 def test_a_model_without_a_place_is_explained(detector):
     with pytest.raises(ValueError, match="save the detector"):
         hf_sed.add_lora(detector)
+
+
+@pytest.mark.parametrize("name", ["atst", "beats", "passt", "frame-mobilenet", "yamnet", "ast", "wav2vec2", "whisper"])
+def test_adapters_on_every_kind_of_encoder_round_trip_and_merge(name, tmp_path):
+    torch.manual_seed(0)
+    config = hf_sed.SedConfig(
+        backbone_config=tiny_encoders()[name], labels=["a", "b"], sequence_hidden_size=4, sequence_layers=1
+    )
+    hf_sed.SedForAudioFrameClassification(config).save_pretrained(tmp_path / "base")
+    base = AutoModelForAudioFrameClassification.from_pretrained(tmp_path / "base")
+    adapted = hf_sed.add_lora(base, r=2, init_lora_weights=False)
+    trained = sum(p.numel() for n, p in adapted.named_parameters() if "lora_" in n)
+    assert trained > 0
+    x = 0.1 * torch.randn(2, 16000)
+    before = logits(base, x)
+    adapted.train()
+    adapted(x)  # moves the running statistics of BatchNorm, which travel with the adapter
+    expected = logits(adapted, x)
+    adapted.save_pretrained(tmp_path / "adapter")
+    assert torch.allclose(before, logits(base, x)) == (name not in ("frame-mobilenet", "yamnet"))
+    loaded = AutoModelForAudioFrameClassification.from_pretrained(tmp_path / "adapter")
+    assert torch.allclose(logits(loaded, x), expected, atol=1e-5)
+    assert torch.allclose(logits(adapted.merge_and_unload(), x), expected, atol=1e-5)

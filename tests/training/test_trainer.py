@@ -341,3 +341,49 @@ def test_data_loading_is_not_counted_twice(make_trainer):
     assert time.perf_counter() > started
     weak = [k[1] for k in seen if k[0] == "weak"]
     assert sorted(weak) == list(range(8))
+
+
+def test_frozen_parts_stay_as_they_are_statistics_included(make_trainer):
+    trainer = make_trainer(frozen=[r"model\.backbone"], max_steps=2, learning_rate=0.01)
+    before = state(trainer)
+    trainer.train()
+    after = state(trainer)
+    backbone = [k for k in before if k.startswith("student.model.backbone")]
+    assert any("running_mean" in k for k in backbone)
+    assert all(torch.equal(before[k], after[k]) for k in backbone)
+    assert not torch.equal(before["student.strong_head.weight"], after["student.strong_head.weight"])
+    assert not any("backbone" in n and "weight" in n for n in trainer.learner.teacher.parameter_names)
+    resumed = make_trainer("again", frozen=[r"model\.backbone"], max_steps=2)
+    assert not any(p.requires_grad for p in resumed.learner.detector.model.backbone.parameters())
+    with pytest.raises(ValueError, match=r"'model\.encoder' matches no parameter"):
+        make_trainer(frozen=["model.encoder"])
+
+
+def test_only_frozen_batch_norm_keeps_its_statistics(make_trainer):
+    trainer = make_trainer(frozen=[r"model\.backbone\.blocks\.0\.batch_norm"], max_steps=2)
+    before = state(trainer)
+    trainer.train()
+    after = state(trainer)
+    name = "student.model.backbone.blocks.{}.batch_norm.running_mean"
+    assert torch.equal(before[name.format(0)], after[name.format(0)])
+    assert not torch.equal(before[name.format(1)], after[name.format(1)])
+    weight = "student.model.backbone.blocks.0.conv.weight"
+    assert not torch.equal(before[weight], after[weight])
+
+
+def test_learning_rates_by_name_follow_the_schedule(make_trainer):
+    mapping = {r"model\.backbone\.blocks\.0": 0.001, r"model\.backbone": 0.01}
+    trainer = make_trainer(
+        learning_rate=0.1, learning_rate_mapping=mapping, ramp_steps=0, final_learning_rate_ratio=0.5, weight_decay=0.1, max_steps=2
+    )  # fmt: skip
+    trainer.create_optimizer_and_scheduler(2)
+    rates = {id(p): (g["lr"], g["weight_decay"]) for g in trainer.optimizer.param_groups for p in g["params"]}
+    names = dict(trainer.learner.named_parameters())
+    assert len(rates) == sum(p.requires_grad for p in names.values())
+    assert rates[id(names["student.model.backbone.blocks.0.conv.weight"])] == (0.001, 0.1)
+    assert rates[id(names["student.model.backbone.blocks.0.conv.bias"])] == (0.001, 0.0)
+    assert rates[id(names["student.model.backbone.blocks.1.conv.weight"])] == (0.01, 0.1)
+    assert rates[id(names["student.strong_head.weight"])] == (0.1, 0.1)
+    trainer.train()
+    last = {round(g["lr"] / g["initial_lr"], 6) for g in trainer.optimizer.param_groups}
+    assert last == {0.5}

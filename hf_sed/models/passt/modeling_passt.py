@@ -13,6 +13,8 @@ from ..initialization import init_like_torch
 from ..vit import VitLayer, additive_mask, in_windows, position_window
 from .configuration_passt import PasstConfig
 
+_STRIDES = (2, 1, 2)
+
 
 class PasstPreTrainedModel(PreTrainedModel):
     config_class = PasstConfig
@@ -42,7 +44,7 @@ class PasstModel(PasstPreTrainedModel):
         size, channels, bins = config.hidden_size, config.conv_channels, config.front_end["num_mel_bins"]
         self.convs = nn.ModuleList(
             nn.Conv2d(i, o, 3, stride=stride, padding=1)
-            for i, o, stride in zip([1, *channels[:-1]], channels, (2, 1, 2), strict=True)
+            for i, o, stride in zip([1, *channels[:-1]], channels, _STRIDES, strict=True)
         )
         # The channels and quarter of the bands that are left are read as fewer channels of all bands.
         bands = (bins + 3) // 4
@@ -75,10 +77,10 @@ class PasstModel(PasstPreTrainedModel):
         bins, valid = x.shape[2], None
         if attention_mask is not None:
             x = x * attention_mask[:, None, None, :]
-        for conv in self.convs:
+        for conv, stride in zip(self.convs, _STRIDES, strict=True):
             x = nn.functional.gelu(conv(x))
             if lengths is not None:
-                lengths = -(-lengths // conv.stride[1])
+                lengths = -(-lengths // stride)
                 valid = torch.arange(x.shape[3], device=x.device) < lengths[:, None]
                 x = x * valid[:, None, None, :]
         x = x.flatten(1, 2).unflatten(1, (-1, bins))

@@ -13,27 +13,21 @@ from ..initialization import init_like_torch
 from .configuration_yamnet import YamnetConfig
 
 
-class SameConv2d(nn.Conv2d):
-    """3 x 3 or 1 x 1 convolution over (B, C, T, F) with TensorFlow's SAME padding: with stride 2 an even size is padded at
-    its end, an odd one on both sides."""
-
-    def forward(self, x: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
-        """``lengths`` (B,): frames of each clip, which decide how it is padded; the frames beyond must be zero."""
-        kernel, stride = self.kernel_size[0], self.stride[0]
-        if kernel == 1:
-            return super().forward(x)
-        x = nn.functional.pad(x, _same(x.shape[3], kernel, stride))
-        if lengths is None or stride == 1:
-            return super().forward(nn.functional.pad(x, (0, 0, *_same(x.shape[2], kernel, stride))))
-        # Each clip is moved by the padding that its own size asks for.
-        size = 2 * (-(-x.shape[2] // 2)) + 1
-        x = nn.functional.pad(x, (0, 0, 1, 2))
-        odd = (lengths % 2 == 1)[:, None, None, None]
-        return super().forward(torch.where(odd, x[:, :, :size], x[:, :, 1 : size + 1]))
+def same_padding(x: torch.Tensor, stride: int, lengths: torch.Tensor | None = None) -> torch.Tensor:
+    """Pad (B, C, T, F) for a 3 x 3 convolution as TensorFlow's SAME does: with stride 2 an even size at its end, an odd one on
+    both sides. ``lengths`` (B,): frames of each clip, which decide how it is padded; the frames beyond must be zero."""
+    x = nn.functional.pad(x, _same(x.shape[3], stride))
+    if lengths is None or stride == 1:
+        return nn.functional.pad(x, (0, 0, *_same(x.shape[2], stride)))
+    # Each clip is moved by the padding that its own size asks for.
+    size = 2 * (-(-x.shape[2] // 2)) + 1
+    x = nn.functional.pad(x, (0, 0, 1, 2))
+    odd = (lengths % 2 == 1)[:, None, None, None]
+    return torch.where(odd, x[:, :, :size], x[:, :, 1 : size + 1])
 
 
-def _same(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+def _same(size: int, stride: int) -> tuple[int, int]:
+    total = max((-(-size // stride) - 1) * stride + 3 - size, 0)
     return total // 2, total - total // 2
 
 
@@ -44,9 +38,10 @@ class YamnetLayer(nn.Module):
         super().__init__()
         norm = {"eps": config.batch_norm_eps, "momentum": config.batch_norm_momentum}
         groups, middle = (in_channels, in_channels) if separable else (1, out_channels)
-        self.conv = SameConv2d(in_channels, middle, 3, stride=stride, groups=groups, bias=False)
+        self.stride = stride
+        self.conv = nn.Conv2d(in_channels, middle, 3, stride=stride, groups=groups, bias=False)
         self.conv_norm = MaskedBatchNorm2d(middle, **norm)
-        self.pointwise = SameConv2d(in_channels, out_channels, 1, bias=False) if separable else None
+        self.pointwise = nn.Conv2d(in_channels, out_channels, 1, bias=False) if separable else None
         self.pointwise_norm = MaskedBatchNorm2d(out_channels, **norm) if separable else None
 
     def forward(
@@ -54,7 +49,7 @@ class YamnetLayer(nn.Module):
     ) -> torch.Tensor:
         """``lengths`` (B,): valid frames of the input, beyond which it is zero; ``out_mask`` (B, frames) those of the
         output."""
-        x = self.conv_norm(self.conv(x, lengths), out_mask).relu()
+        x = self.conv_norm(self.conv(same_padding(x, self.stride, lengths)), out_mask).relu()
         if self.pointwise is not None:
             x = self.pointwise_norm(self.pointwise(x), out_mask).relu()
         return x if out_mask is None else x * out_mask[:, None, :, None]
@@ -102,7 +97,7 @@ class YamnetModel(YamnetPreTrainedModel):
             x = x * attention_mask[:, None, :, None]
         maps, masks = [], []
         for layer in self.layers:
-            stride = layer.conv.stride[0]
+            stride = layer.stride
             out_lengths = None if lengths is None else -(-lengths // stride)
             frames = torch.arange(-(-x.shape[2] // stride), device=x.device)
             mask = None if lengths is None else frames < out_lengths[:, None]
