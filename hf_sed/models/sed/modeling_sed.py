@@ -259,18 +259,19 @@ class SedForAudioFrameClassification(SedPreTrainedModel):
         )
         heads = ("strong_head.", "attention_head.", "weak_head.")
         _require_complete(name, info, new=heads if new_heads else (), mismatched_may=heads if new_heads else ())
+        if new_heads:  # also where the number of classes is the old one
+            for head in heads:
+                if getattr(model, head[:-1]) is not None:
+                    getattr(model, head[:-1]).reset_parameters()
         return (model, info) if wants_info else model
 
     @classmethod
     def _on_encoder(cls, name, config: SedConfig, hub: dict, kwargs: dict) -> SedForAudioFrameClassification:
-        model_class, part = AutoModel, None
-        if config.backbone_config.model_type == "whisper":
-            part = "encoder"
         wants_info = kwargs.pop("output_loading_info", False)
-        loaded, info = model_class.from_pretrained(
+        loaded, info = AutoModel.from_pretrained(
             name, config=config.backbone_config, output_loading_info=True, **{**hub, **kwargs}
         )
-        encoder = loaded if part is None else getattr(loaded, part)
+        encoder = loaded.encoder if config.backbone_config.model_type == "whisper" else loaded
         # What a checkpoint holds beside its encoder are heads of other tasks.
         own = {n.split(".")[0] for n, _ in loaded.named_parameters()}
         prefix = f"{loaded.base_model_prefix}."
