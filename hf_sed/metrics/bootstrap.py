@@ -77,8 +77,8 @@ def bootstrap(
     """Percentile interval of a metric over clips.
 
     Args:
-        metric: one of psds, intersection_f1, collar_f1, segment_f1, mean_average_precision (``segment=None``: of clips)
-            and partial_auroc.
+        metric: one of psds, intersection_f1, collar_f1, segment_f1, mean_average_precision (``segment=None``: of clips; give
+            a weak label as an event as long as its clip) and partial_auroc.
         settings: the metric's own further arguments.
 
     A class of which a draw has no event is left out of that draw's mean. Raises ValueError for another metric, and what

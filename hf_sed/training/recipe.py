@@ -155,11 +155,14 @@ class ModelRecipe:
         labels = list(self.labels or found_labels)
         if self.init_from is None:
             return SedForAudioFrameClassification(SedConfig(labels=labels, **self.config))
-        is_adapter = (Path(self.init_from) / "adapter_config.json").is_file()
-        if is_adapter or isinstance(AutoConfig.from_pretrained(self.init_from), SedConfig):
-            return AutoModelForAudioFrameClassification.from_pretrained(self.init_from, **self.config)
+        if (Path(self.init_from) / "adapter_config.json").is_file():
+            return AutoModelForAudioFrameClassification.from_pretrained(self.init_from)
+        is_detector = isinstance(AutoConfig.from_pretrained(self.init_from), SedConfig)
         return SedForAudioFrameClassification.from_pretrained(
-            self.init_from, labels=labels, backbone_settings=self.backbone, **self.config
+            self.init_from,
+            labels=self.labels if is_detector else labels,
+            backbone_settings=self.backbone,
+            **self.config,
         )
 
 

@@ -86,6 +86,10 @@ def test_a_detector_gets_new_heads_for_new_classes(saved_detector):
     assert new.strong_head.weight.shape[0] == 2
     as_many = hf_sed.SedForAudioFrameClassification.from_pretrained(saved_detector, labels=["Owl", "Fox", "Wolf"])
     assert not torch.equal(as_many.strong_head.weight, old.strong_head.weight)
+    given = hf_sed.SedForAudioFrameClassification.from_pretrained(saved_detector, labels=["Owl"], thresholds=[0.3])
+    assert given.config.thresholds == [0.3]
+    with pytest.raises(ValueError, match="backbone_settings are for encoders"):
+        hf_sed.SedForAudioFrameClassification.from_pretrained(saved_detector, backbone_settings={"activation": "relu"})
     assert torch.equal(new.model.sequence_model.weight_hh_l0, old.model.sequence_model.weight_hh_l0)
     same = hf_sed.SedForAudioFrameClassification.from_pretrained(
         saved_detector, labels=old.config.labels, thresholds=0.3

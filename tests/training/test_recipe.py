@@ -209,3 +209,20 @@ def test_accelerate_launch_runs_the_same_yaml(values, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert "stage2" in done.stdout
     assert (tmp_path / "run" / "stage2" / "model.safetensors").is_file()
+
+
+def test_a_model_starts_from_an_encoder_or_a_detector(saved_detector, tmp_path):
+    from hf_sed import SedForAudioFrameClassification
+    from hf_sed.training.recipe import ModelRecipe
+
+    SedForAudioFrameClassification.from_pretrained(saved_detector).model.backbone.save_pretrained(tmp_path / "encoder")
+    recipe = ModelRecipe(
+        init_from=str(tmp_path / "encoder"), config={"sequence_model": "none"}, backbone={"dropout": 0.25}
+    )
+    model = recipe.build(["Owl", "Fox"])
+    assert model.config.labels == ["Owl", "Fox"]
+    assert model.config.backbone_config.dropout == 0.25
+    assert ModelRecipe(init_from=str(saved_detector)).build(["Owl"]).config.labels == ["Alarm", "Bark", "Knock"]
+    assert ModelRecipe(init_from=str(saved_detector), labels=["Owl"]).build([]).config.labels == ["Owl"]
+    with pytest.raises(ValueError, match="backbone_settings are for encoders"):
+        ModelRecipe(init_from=str(saved_detector), backbone={"dropout": 0.5}).build([])

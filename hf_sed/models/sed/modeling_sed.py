@@ -242,12 +242,17 @@ class SedForAudioFrameClassification(SedPreTrainedModel):
             suited = {k: v for k, v in FOR_DETECTION.items() if hasattr(found, k)}
             found = type(found)(**{**found.to_dict(), **suited, **backbone_settings})
             return cls._on_encoder(name, SedConfig(backbone_config=found, labels=labels, **settings), hub, kwargs)
-        values = {**found.to_dict(), **settings}
+        if backbone_settings:
+            raise ValueError(
+                f"{name}: is a detector, whose encoder is as it was trained; backbone_settings are for encoders."
+            )
+        values = found.to_dict()
         new_heads = labels is not None and list(labels) != found.labels
         if new_heads:
             for key in ("id2label", "label2id", "num_labels", *_PER_CLASS):
                 values.pop(key, None)
             values["labels"] = list(labels)
+        values |= settings
         wants_info = kwargs.pop("output_loading_info", False)
         model, info = super().from_pretrained(
             name,
