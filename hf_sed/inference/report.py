@@ -17,13 +17,12 @@ from ..metrics import (
     PSDS1,
     PSDS2,
     Confusion,
+    DetectionAccumulator,
     PsdsResult,
     bootstrap,
     confusion,
-    detection_scores,
     intersection_f1,
     psds,
-    psds_scenarios,
 )
 from ..metrics.events import intersection_changes
 from .post_processing import PostProcessing
@@ -80,12 +79,13 @@ def evaluate_scores(
     ``resamples``: draws of clips behind the intervals (see [`hf_sed.metrics.bootstrap`]); 0: no intervals.
     """
     labels, frames = decoder.labels, decoder.frames
-    result = detection_scores(scores, events, durations, decoder)  # warns of classes without events, once
+    accumulator = DetectionAccumulator(events, durations, decoder)  # warns of classes without events, once
+    accumulator.add(scores)
+    result, both = accumulator.scores(), accumulator.psds.results()
     candidates = {clip: decoder.candidates(array, durations[clip]) for clip, array in scores.items()}
     detections = {clip: decoder.select(found, durations[clip]) for clip, found in candidates.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        both = psds_scenarios(candidates, events, durations, labels, frames)
         if resamples:
             draws = {"resamples": resamples, "level": level, "seed": seed}
             ranked, found = (candidates, events, durations, labels, frames), (detections, events, durations, labels)

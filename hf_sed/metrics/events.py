@@ -177,6 +177,17 @@ def collar_changes(
     return FCounts(clips.truth.classes, changes, clips.truth.counts_by_clip, used)
 
 
+def used_thresholds(truth: GroundTruth, threshold: Threshold, default: float | None) -> np.ndarray | str | None:
+    """Thresholds of the evaluated classes (classes,), or "best"; ``default`` where none is given. Raises ValueError for
+    another word."""
+    if isinstance(threshold, str):
+        if threshold != "best":
+            raise ValueError(f"threshold {threshold!r}; expected a number, one a class, or 'best'.")
+        return threshold
+    threshold = default if threshold is None else threshold
+    return None if threshold is None else truth.of_kept(threshold, "threshold")
+
+
 def _selected(
     clips: EvaluationSet, detections, frames, threshold: Threshold
 ) -> tuple[Iterator[Runs], np.ndarray | str | None]:
@@ -184,13 +195,9 @@ def _selected(
     if frames is not None:
         clips.require_all(detections)
     runs = clips.runs(detections, frames)
-    if isinstance(threshold, str):
-        if threshold != "best":
-            raise ValueError(f"threshold {threshold!r}; expected a number, one a class, or 'best'.")
-        return runs, threshold
-    if threshold is None and frames is not None:
-        threshold = 0.5
-    used = None if threshold is None else clips.truth.of_kept(threshold, "threshold")
+    used = used_thresholds(clips.truth, threshold, None if frames is None else 0.5)
+    if isinstance(used, str):
+        return runs, used
     return (part.above(used) for part in runs), used
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..events import Event
 from .counts import Changes
-from .events import Events, FCounts, FScore, Threshold
+from .events import Events, FCounts, FScore, Threshold, used_thresholds
 from .inputs import EvaluationSet, GroundTruth, Scores
 
 _MICROSECOND = 1e-6
@@ -51,12 +51,9 @@ def segment_changes(
 ) -> FCounts:
     """The counts behind [`segment_f1`]."""
     found = Segments.of(detections, events, durations, classes, frames, segment, without_ground_truth)
-    if isinstance(threshold, str):
-        if threshold != "best":
-            raise ValueError(f"threshold {threshold!r}; expected a number, one a class, or 'best'.")
-        return FCounts(found.truth.classes, found.changes(), found.positives_by_clip(), threshold)
-    used = found.truth.of_kept(0.5 if threshold is None else threshold, "threshold")
-    return FCounts(found.truth.classes, found.changes(used), found.positives_by_clip(), used)
+    used = used_thresholds(found.truth, threshold, 0.5)
+    changes = found.changes(None if isinstance(used, str) else used)
+    return FCounts(found.truth.classes, changes, found.positives_by_clip(), used)
 
 
 def mean_average_precision(

@@ -13,6 +13,8 @@ from importlib import import_module
 
 from transformers import AutoConfig, AutoFeatureExtractor, PreTrainedConfig
 
+from .front_ends import front_end_dict, front_end_settings, mel_frames
+
 TASK = "sound-event-detection"
 
 # model_type -> (folder, config class, {Auto class: model class}, feature extractor class or None)
@@ -43,6 +45,25 @@ class SedPreTrainedConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
         register_models()
+
+
+class EncoderConfig(SedPreTrainedConfig):
+    """Base of the configs of this package's encoders. A subclass says how many frames its model makes (`feature_frames`,
+    `frame_hop` in seconds) and how wide they are (`hidden_size`).
+
+    Args:
+        front_end: preset name or dict of constants, see `hf_sed.models.front_ends`; stored complete.
+    """
+
+    front_end: str | dict = "crnn"
+
+    def __post_init__(self, **kwargs):
+        self.front_end = front_end_dict(self.front_end)
+        super().__post_init__(**kwargs)
+
+    def num_frames(self, num_samples):
+        """Output frames of a clip of ``num_samples`` samples; works on ints and integer tensors."""
+        return self.feature_frames(mel_frames(front_end_settings(self.front_end), num_samples))
 
 
 def _load(folder: str, kind: str, name: str):

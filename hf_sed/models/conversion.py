@@ -113,7 +113,7 @@ def convert_tensors(contents: Mapping[str, Any], where: str, network: str | None
         module = import_module(f"hf_sed.models.{folder}.convert_{folder}")
         if module.recognises(state):
             try:
-                return module.convert(state, **extra) if extra else module.convert(state)
+                return module.convert(state, **extra)
             except (KeyError, RuntimeError, TypeError) as error:
                 raise ValueError(
                     f"{where}: looks like a checkpoint of {folder} but lacks parts of it ({_first_line(error)})."
@@ -136,7 +136,6 @@ def build(converted: Converted, where: str):
         model = SedForAudioFrameClassification(SedConfig(**converted.config))
     else:
         model = AutoModel.from_config(converted.config)
-    result = None
     try:
         result = model.load_state_dict(converted.tensors, strict=False)
     except RuntimeError as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 
 from torch import nn
+from transformers import PreTrainedModel
 from transformers import initialization as init
 
 from .front_ends import MelFrontEnd, analysis_window, mel_filters
@@ -29,3 +30,14 @@ def init_like_torch(module: nn.Module) -> None:
     elif isinstance(module, MelFrontEnd):
         init.copy_(module.window, analysis_window(module.settings))
         init.copy_(module.mel_filters, mel_filters(module.settings))
+
+
+class EncoderPreTrainedModel(PreTrainedModel):
+    """Base of this package's encoders."""
+
+    main_input_name = "input_values"
+    input_modalities = ("audio",)
+
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        init_like_torch(module)

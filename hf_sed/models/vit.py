@@ -9,6 +9,8 @@ from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from .initialization import EncoderPreTrainedModel
+
 
 def eager_attention(
     module: nn.Module,
@@ -88,6 +90,17 @@ class VitLayer(GradientCheckpointingLayer):
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         x = x + self.dropout(self.attention(self.norm1(x), mask))
         return x + self.dropout(self.fc2(self.dropout(nn.functional.gelu(self.fc1(self.norm2(x))))))
+
+
+class VitPreTrainedModel(EncoderPreTrainedModel):
+    """Base of the encoders made of [`VitLayer`]."""
+
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["VitLayer"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
 
 
 def vit_layer_tensors(state, theirs: str, ours: str) -> dict[str, torch.Tensor]:

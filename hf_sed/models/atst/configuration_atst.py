@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from ..auto import SedPreTrainedConfig
-from ..front_ends import front_end_dict, front_end_settings, mel_frames
+from ..auto import EncoderConfig
 
 
-class AtstConfig(SedPreTrainedConfig):
+class AtstConfig(EncoderConfig):
     """ATST-Frame (Li et al. 2023, arXiv 2306.04186; ATST-SED `audio_transformer.py:55-249`). The defaults are the base size:
     patches of 4 mel frames and all 64 bins, 40 ms a frame, 12 layers of 768.
 
@@ -36,7 +35,6 @@ class AtstConfig(SedPreTrainedConfig):
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):
-        self.front_end = front_end_dict(self.front_end)
         if self.long_clips not in ("interpolate", "window"):
             raise ValueError(f"long_clips {self.long_clips!r}; expected 'interpolate' or 'window'.")
         super().__post_init__(**kwargs)
@@ -49,7 +47,3 @@ class AtstConfig(SedPreTrainedConfig):
     def feature_frames(self, mel_frames):
         """Output frames of an input of ``mel_frames`` frames; works on ints and integer tensors."""
         return mel_frames // self.patch_frames
-
-    def num_frames(self, num_samples):
-        """Output frames of a clip of ``num_samples`` samples; works on ints and integer tensors."""
-        return self.feature_frames(mel_frames(front_end_settings(self.front_end), num_samples))

@@ -4,31 +4,20 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import can_return_tuple
 
-from ..initialization import init_like_torch
-from ..vit import VitLayer, additive_mask, in_windows, position_window
+from ..vit import VitLayer, VitPreTrainedModel, additive_mask, in_windows, position_window
 from .configuration_atst import AtstConfig
 
 
-class AtstPreTrainedModel(PreTrainedModel):
+class AtstPreTrainedModel(VitPreTrainedModel):
     config_class = AtstConfig
     base_model_prefix = "atst"
-    main_input_name = "input_values"
-    input_modalities = ("audio",)
-    supports_gradient_checkpointing = True
-    _no_split_modules = ["VitLayer"]
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
 
     def _init_weights(self, module):
         super()._init_weights(module)
-        init_like_torch(module)
         if isinstance(module, AtstModel):
             init.trunc_normal_(module.position_embeddings, std=self.config.initializer_range)
             init.trunc_normal_(module.mask_embedding, std=self.config.initializer_range)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from ..auto import SedPreTrainedConfig
-from ..front_ends import front_end_dict, front_end_settings, mel_frames
+from ..auto import EncoderConfig
 
 
-class BeatsConfig(SedPreTrainedConfig):
+class BeatsConfig(EncoderConfig):
     """BEATs (Chen et al. 2023, arXiv 2212.09058; Microsoft unilm `beats/BEATs.py`, `backbone.py`). Patches of 16 mel frames
     and 16 bins, in time order with the 8 bands of a time next to each other. Positions are relative, so that clips may have
     any length.
@@ -39,7 +38,6 @@ class BeatsConfig(SedPreTrainedConfig):
     activation_dropout: float | int = 0.0
 
     def __post_init__(self, **kwargs):
-        self.front_end = front_end_dict(self.front_end)
         if self.frames not in ("mean", "tokens"):
             raise ValueError(f"frames {self.frames!r}; expected 'mean' or 'tokens'.")
         super().__post_init__(**kwargs)
@@ -58,7 +56,3 @@ class BeatsConfig(SedPreTrainedConfig):
     def feature_frames(self, mel_frames):
         """Output frames of an input of ``mel_frames`` frames; works on ints and integer tensors."""
         return mel_frames // self.patch_size * (1 if self.frames == "mean" else self.bands)
-
-    def num_frames(self, num_samples):
-        """Output frames of a clip of ``num_samples`` samples; works on ints and integer tensors."""
-        return self.feature_frames(mel_frames(front_end_settings(self.front_end), num_samples))

@@ -6,13 +6,12 @@ import math
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import can_return_tuple
 
-from ..initialization import init_like_torch
+from ..initialization import EncoderPreTrainedModel
 from ..vit import additive_mask, attend
 from .configuration_beats import BeatsConfig
 
@@ -76,11 +75,9 @@ class BeatsLayer(GradientCheckpointingLayer):
         return self.final_norm(self.residual_weight * x + self.dropout(self.fc2(inner)))
 
 
-class BeatsPreTrainedModel(PreTrainedModel):
+class BeatsPreTrainedModel(EncoderPreTrainedModel):
     config_class = BeatsConfig
     base_model_prefix = "beats"
-    main_input_name = "input_values"
-    input_modalities = ("audio",)
     supports_gradient_checkpointing = True
     _no_split_modules = ["BeatsLayer"]
     _supports_sdpa = True  # flash attention takes no position bias
@@ -88,7 +85,6 @@ class BeatsPreTrainedModel(PreTrainedModel):
 
     def _init_weights(self, module):
         super()._init_weights(module)
-        init_like_torch(module)
         if isinstance(module, BeatsAttention):
             init.ones_(module.gate_scale)
 

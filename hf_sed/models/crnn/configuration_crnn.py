@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from math import prod
 
-from ..auto import SedPreTrainedConfig
-from ..front_ends import front_end_dict, front_end_settings, mel_frames
+from ..auto import EncoderConfig
 
 
-class CrnnConfig(SedPreTrainedConfig):
+class CrnnConfig(EncoderConfig):
     """CNN encoder of the CRNN of DCASE Task 4 and ATST-SED; the recurrent part is the detector's `sequence_model`.
 
     The defaults are the published sizes (ATST-SED `nnet/CNN.py:33-114`, `confs/stage2.yaml:82-100`): 10 s at 16 kHz
@@ -35,7 +34,6 @@ class CrnnConfig(SedPreTrainedConfig):
     batch_norm_momentum: float = 0.99
 
     def __post_init__(self, **kwargs):
-        self.front_end = front_end_dict(self.front_end)
         self.conv_filters = list(self.conv_filters)
         self.pooling = [list(p) for p in self.pooling]
         if len(self.conv_filters) != len(self.pooling):
@@ -46,11 +44,11 @@ class CrnnConfig(SedPreTrainedConfig):
             raise ValueError(f"dropout has {len(self.dropout)} values for {len(self.conv_filters)} blocks.")
         if self.activation not in ("cg", "glu", "relu"):
             raise ValueError(f"activation {self.activation!r}; expected cg, glu or relu.")
+        super().__post_init__(**kwargs)
         if self.front_end["num_mel_bins"] < prod(p[1] for p in self.pooling):
             raise ValueError(
                 f"{self.front_end['num_mel_bins']} mel bins are fewer than the frequency pooling {self.pooling} takes."
             )
-        super().__post_init__(**kwargs)
 
     @property
     def hidden_size(self) -> int:
@@ -70,7 +68,3 @@ class CrnnConfig(SedPreTrainedConfig):
         for pool, _ in self.pooling:
             mel_frames = mel_frames // pool
         return mel_frames
-
-    def num_frames(self, num_samples):
-        """Output frames of a clip of ``num_samples`` samples; works on ints and integer tensors."""
-        return self.feature_frames(mel_frames(front_end_settings(self.front_end), num_samples))

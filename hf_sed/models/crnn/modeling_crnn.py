@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import can_return_tuple
 
-from ..initialization import init_like_torch
+from ..initialization import EncoderPreTrainedModel
 from .configuration_crnn import CrnnConfig
 
 
@@ -53,15 +52,9 @@ class CrnnBlock(nn.Module):
         return nn.functional.avg_pool2d(self.dropout(x), self.pool)
 
 
-class CrnnPreTrainedModel(PreTrainedModel):
+class CrnnPreTrainedModel(EncoderPreTrainedModel):
     config_class = CrnnConfig
     base_model_prefix = "crnn"
-    main_input_name = "input_values"
-    input_modalities = ("audio",)
-
-    def _init_weights(self, module):
-        super()._init_weights(module)
-        init_like_torch(module)
 
 
 class CrnnModel(CrnnPreTrainedModel):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ..auto import SedPreTrainedConfig
-from ..front_ends import front_end_dict, front_end_settings, mel_frames
+from ..auto import EncoderConfig
 
 # (kernel, expanded channels, output channels, squeeze and excitation, activation, frequency stride, time stride) at width 1:
 # MobileNetV3-Large (Howard et al. 2019, arXiv 1905.02244, table 1) with the strides of PretrainedSED `frame_mn/model.py`.
@@ -22,7 +21,7 @@ def scaled(channels: float, divisor: int = 8) -> int:
     return rounded + divisor if rounded < 0.9 * channels else rounded
 
 
-class FrameMobilenetConfig(SedPreTrainedConfig):
+class FrameMobilenetConfig(EncoderConfig):
     """Frame-MobileNet (PretrainedSED, arXiv 2409.09546; `models/frame_mn/`): a MobileNet-v3 that pools frequency away and keeps
     a frame for every 4 mel frames.
 
@@ -44,7 +43,6 @@ class FrameMobilenetConfig(SedPreTrainedConfig):
     batch_norm_momentum: float = 0.01
 
     def __post_init__(self, **kwargs):
-        self.front_end = front_end_dict(self.front_end)
         self.blocks = [list(block) for block in self.blocks]
         super().__post_init__(**kwargs)
 
@@ -71,7 +69,3 @@ class FrameMobilenetConfig(SedPreTrainedConfig):
         for stride in self.time_strides:
             mel_frames = -(-mel_frames // stride)
         return mel_frames
-
-    def num_frames(self, num_samples):
-        """Output frames of a clip of ``num_samples`` samples; works on ints and integer tensors."""
-        return self.feature_frames(mel_frames(front_end_settings(self.front_end), num_samples))

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import can_return_tuple
 
 from ..crnn.modeling_crnn import MaskedBatchNorm2d
-from ..initialization import init_like_torch
+from ..initialization import EncoderPreTrainedModel
 from .configuration_frame_mobilenet import FrameMobilenetConfig, scaled
 
 _ACTIVATIONS = {"relu": nn.functional.relu, "hardswish": nn.functional.hardswish, None: lambda x: x}
@@ -81,15 +80,9 @@ class InvertedResidual(nn.Module):
         return x + y if self.residual else y
 
 
-class FrameMobilenetPreTrainedModel(PreTrainedModel):
+class FrameMobilenetPreTrainedModel(EncoderPreTrainedModel):
     config_class = FrameMobilenetConfig
     base_model_prefix = "frame_mobilenet"
-    main_input_name = "input_values"
-    input_modalities = ("audio",)
-
-    def _init_weights(self, module):
-        super()._init_weights(module)
-        init_like_torch(module)
 
 
 class FrameMobilenetModel(FrameMobilenetPreTrainedModel):

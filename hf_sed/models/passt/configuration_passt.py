@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from ..auto import SedPreTrainedConfig
-from ..front_ends import front_end_dict, front_end_settings, mel_frames
+from ..auto import EncoderConfig
 
 
-class PasstConfig(SedPreTrainedConfig):
+class PasstConfig(EncoderConfig):
     """Frame-level PaSST (PaSST: Koutini et al. 2022, arXiv 2110.05069; PretrainedSED, arXiv 2409.09546,
     `models/frame_passt/fpasst.py:349-530`): three convolutions, patches of two frames and all bands, a transformer.
 
@@ -37,7 +36,6 @@ class PasstConfig(SedPreTrainedConfig):
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):
-        self.front_end = front_end_dict(self.front_end)
         self.conv_channels = list(self.conv_channels)
         if self.long_clips not in ("interpolate", "window"):
             raise ValueError(f"long_clips {self.long_clips!r}; expected 'interpolate' or 'window'.")
@@ -51,7 +49,3 @@ class PasstConfig(SedPreTrainedConfig):
     def feature_frames(self, mel_frames):
         """Output frames of an input of ``mel_frames`` frames; works on ints and integer tensors."""
         return (mel_frames + 3) // 4
-
-    def num_frames(self, num_samples):
-        """Output frames of a clip of ``num_samples`` samples; works on ints and integer tensors."""
-        return self.feature_frames(mel_frames(front_end_settings(self.front_end), num_samples))

@@ -4,33 +4,22 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import can_return_tuple
 
-from ..initialization import init_like_torch
-from ..vit import VitLayer, additive_mask, in_windows, position_window
+from ..vit import VitLayer, VitPreTrainedModel, additive_mask, in_windows, position_window
 from .configuration_passt import PasstConfig
 
 _STRIDES = (2, 1, 2)
 
 
-class PasstPreTrainedModel(PreTrainedModel):
+class PasstPreTrainedModel(VitPreTrainedModel):
     config_class = PasstConfig
     base_model_prefix = "passt"
-    main_input_name = "input_values"
-    input_modalities = ("audio",)
-    supports_gradient_checkpointing = True
-    _no_split_modules = ["VitLayer"]
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
 
     def _init_weights(self, module):
         super()._init_weights(module)
-        init_like_torch(module)
         if isinstance(module, PasstModel):
             for parameter in (module.tokens, module.time_embeddings, module.band_embedding):
                 init.trunc_normal_(parameter, std=self.config.initializer_range)

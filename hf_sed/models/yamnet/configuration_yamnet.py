@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ..auto import SedPreTrainedConfig
-from ..front_ends import front_end_dict, front_end_settings, mel_frames
+from ..auto import EncoderConfig
 
 # (stride, output channels) of the layers after the first, which is a full convolution of stride 2
 YAMNET_LAYERS = (
@@ -12,7 +11,7 @@ YAMNET_LAYERS = (
 )  # fmt: skip
 
 
-class YamnetConfig(SedPreTrainedConfig):
+class YamnetConfig(EncoderConfig):
     """YAMNet (TensorFlow models `research/audioset/yamnet/yamnet.py`): a MobileNet-v1 of depthwise separable convolutions,
     run over whole clips instead of patches of 0.96 s.
 
@@ -35,7 +34,6 @@ class YamnetConfig(SedPreTrainedConfig):
     batch_norm_momentum: float = 0.01
 
     def __post_init__(self, **kwargs):
-        self.front_end = front_end_dict(self.front_end)
         self.layers = [list(layer) for layer in self.layers]
         self.out_layers = sorted(self.out_layers)
         if not self.out_layers or not {1, *range(2, len(self.layers) + 2)} >= set(self.out_layers):
@@ -69,7 +67,3 @@ class YamnetConfig(SedPreTrainedConfig):
     def feature_frames(self, mel_frames):
         """Output frames of an input of ``mel_frames`` frames; works on ints and integer tensors."""
         return -(-mel_frames // self.strides[self.out_layers[0] - 1])
-
-    def num_frames(self, num_samples):
-        """Output frames of a clip of ``num_samples`` samples; works on ints and integer tensors."""
-        return self.feature_frames(mel_frames(front_end_settings(self.front_end), num_samples))

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import can_return_tuple
 
 from ..crnn.modeling_crnn import MaskedBatchNorm2d
-from ..initialization import init_like_torch
+from ..initialization import EncoderPreTrainedModel
 from .configuration_yamnet import YamnetConfig
 
 
@@ -55,15 +54,9 @@ class YamnetLayer(nn.Module):
         return x if out_mask is None else x * out_mask[:, None, :, None]
 
 
-class YamnetPreTrainedModel(PreTrainedModel):
+class YamnetPreTrainedModel(EncoderPreTrainedModel):
     config_class = YamnetConfig
     base_model_prefix = "yamnet"
-    main_input_name = "input_values"
-    input_modalities = ("audio",)
-
-    def _init_weights(self, module):
-        super()._init_weights(module)
-        init_like_torch(module)
 
 
 class YamnetModel(YamnetPreTrainedModel):
