@@ -184,7 +184,8 @@ def _train(options) -> None:
     from .training.recipe import run_recipe
 
     recipe, overrides = _recipe(options)
-    for record in run_recipe(recipe, options.resume, options.num_proc, **overrides):
+    records = run_recipe(recipe, options.resume, options.num_proc, **overrides)
+    for record in records if _speaks() else []:
         scores = ", ".join(
             f"{k} {record['metrics'][k]:.3f}" for k in ("psds1", "psds2", "intersection_f1") if k in record["metrics"]
         )
@@ -196,8 +197,16 @@ def _compare(options) -> None:
 
     recipe, overrides = _recipe(options)
     result = run_comparison(recipe, options.resume, options.num_proc, **overrides)
-    print(format_table(result["rows"]))
-    print(f"written to {recipe.run_dir / 'results.json'}")
+    if _speaks():
+        print(format_table(result["rows"]))
+        print(f"written to {recipe.run_dir / 'results.json'}")
+
+
+def _speaks() -> bool:
+    """Whether this is the process that prints."""
+    from accelerate import PartialState
+
+    return PartialState().is_main_process
 
 
 def _annotated_clips(options):

@@ -131,16 +131,26 @@ class QuotaBatchSampler(Sampler):
 
     Args:
         sizes: source -> number of clips.
-        quotas: source -> clips of it in each batch.
+        quotas: source -> clips of it in each batch, that of all processes together.
+        process, processes: of each batch this process gets every ``processes``-th clip from its ``process``-th on, so that
+            all of them together see what a single one would.
+
+    Raises ValueError where a batch has fewer clips than there are processes.
     """
 
     drop_last = True
 
-    def __init__(self, sizes: Mapping[str, int], quotas: Mapping[str, int], seed: int = 0):
+    def __init__(
+        self, sizes: Mapping[str, int], quotas: Mapping[str, int], seed: int = 0, process: int = 0, processes: int = 1
+    ):
         check_quotas(sizes, quotas)
         self.sizes = {name: sizes[name] for name in quotas}
         self.quotas, self.seed, self.epoch = dict(quotas), seed, 0
-        self.batch_size = sum(quotas.values())
+        self.process, self.processes = process, processes
+        total = sum(quotas.values())
+        if total < processes:
+            raise ValueError(f"batch_quotas: {total} clips a batch cannot be shared by {processes} processes.")
+        self.batch_size = len(range(process, total, processes))
 
     def __len__(self) -> int:
         return min(size // self.quotas[name] for name, size in self.sizes.items())
@@ -161,7 +171,7 @@ class QuotaBatchSampler(Sampler):
                             self.sizes[name]
                         )
                     batch.append((name, int(orders[name, cycle][place]), draw))
-            yield batch
+            yield batch[self.process :: self.processes]
 
 
 def check_quotas(sizes: Mapping[str, int], quotas: Mapping[str, int]) -> None:

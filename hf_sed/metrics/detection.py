@@ -132,10 +132,11 @@ class DetectionMetrics:
         for network, accumulator in running.items():
             result = accumulator.scores()
             self.last[network] = result
-            for name in ("psds1", "psds2", "intersection_f1"):
-                out[f"{network}_{name}"] = result[name]
-                if network == self.evaluate_with:
-                    out[name] = result[name]
+            chosen = {name: result[name] for name in ("psds1", "psds2", "intersection_f1")}
+            chosen["psds_sum"] = result["psds1"] + result["psds2"]  # what ATST-SED and DCASE select by
+            out |= {f"{network}_{name}": value for name, value in chosen.items()}
+            if network == self.evaluate_with:
+                out |= chosen
         return out
 
 

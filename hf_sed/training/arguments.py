@@ -14,13 +14,15 @@ class SedTrainingArguments(MethodSettings, TrainingArguments):
     """`TrainingArguments` plus [`hf_sed.training.method.MethodSettings`] and:
 
     Args:
-        batch_quotas: source -> clips of it in each batch; their sum is the batch size. Empty: `per_device_train_batch_size`
-            spread evenly over the sources that the preset uses.
+        batch_quotas: source -> clips of it in each batch, of all processes together; their sum is the batch size. Empty:
+            `per_device_train_batch_size` times the number of processes, spread evenly over the sources that the preset uses.
         learning_rate_schedule: "ramp" (exponential over `ramp_steps`, then a cosine down to `final_learning_rate_ratio`, as
             in ATST-SED) or "transformers" (`lr_scheduler_type` and its warm-up).
         learning_rate_mapping: regular expression -> learning rate; a parameter of the detector takes the rate of the first one
             that matches its name at its start, else `learning_rate`. Schedules scale all of them alike.
+        layer_decay: the encoder's rates are multiplied by this once for every layer below its output (ATST-SED stage 2: 0.5).
         final_learning_rate_ratio: where the "ramp" schedule ends, relative to `learning_rate`; 1 stays constant.
+        compile_encoder: run the encoder through `torch.compile` (the first steps then take minutes).
     """
 
     _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "batch_quotas", "learning_rate_mapping"]
@@ -31,8 +33,10 @@ class SedTrainingArguments(MethodSettings, TrainingArguments):
     learning_rate_mapping: dict | str | None = field(
         default=None, metadata={"help": "pattern of parameter names: learning rate, as JSON"}
     )
+    layer_decay: float = 1.0
     learning_rate_schedule: str = "ramp"
     final_learning_rate_ratio: float = 1.0
+    compile_encoder: bool = False
 
     # Other defaults than transformers': rows hold columns that no model's forward names; waiting for data must not bound
     # the step; PSDS is what a detector is chosen by.
@@ -42,16 +46,19 @@ class SedTrainingArguments(MethodSettings, TrainingArguments):
     max_grad_norm: float = 5.0
     dataloader_num_workers: int = 1
     dataloader_persistent_workers: bool = True
-    dataloader_pin_memory: bool = field(default=False)
     logging_steps: float = 50
     metric_for_best_model: str | None = "psds1"
     ddp_find_unused_parameters: bool | None = False
+    # Student and teacher run forward before one backward; statistics are averaged once a step (training/processes.py).
+    ddp_broadcast_buffers: bool | None = False
 
     def __post_init__(self):
         if self.dataloader_num_workers == 0:
             self.dataloader_persistent_workers = False
         super().__post_init__()
         self.resolve_preset()
+        if self.device.type == "cpu":
+            self.dataloader_pin_memory = False
         if self.learning_rate_schedule not in ("ramp", "transformers"):
             raise ValueError(
                 f"learning_rate_schedule {self.learning_rate_schedule!r}; expected 'ramp' or 'transformers'."

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from .augmentation import build_augmentation
+
 PRESETS: dict[str, dict] = {
     "supervised": {"mixup_threshold": 1.0, "consistency_weight": 0.0, "contrastive_weight": 0.0},
     "mean-teacher": {"mixup_threshold": 1.0, "contrastive_weight": 0.0, "teacher_sees_mixed": True},
@@ -39,12 +41,15 @@ class MethodSettings:
         mixup_labels: targets of a composition: "soft" (weighted by λ) or "hard" (union).
         teacher_sees_mixed: the teacher's input is the student's mixed one rather than the clean clips.
         consistency_weight: w_mt, weight of the pseudo-label loss after the ramp.
+        consistency_mixed_factor: what it is multiplied by in mixed batches (ATST-SED stage 2: 1/8, see
+            `recipes/desed_stage2.yaml`).
         consistency_weak_factor: weight of its clip-level part relative to its frame-level part.
         contrastive_weight: w_con, weight of the embedding-level contrastive loss [R] after the ramp.
         contrastive_layer: "sequence" (what the heads read) or "backbone" (the encoder's output) [R].
         projector_hidden_size: width inside projector and predictor; None: twice the embedding's, at most the
             published 4096, which would outweigh a small encoder.
         projector_size: width of the compared vectors; None: the embedding's, at most the published 256.
+        augmentation: list of augmentations, each a dict with its ``name``, see `hf_sed.training.augmentation`.
         weak_loss_weight: weight of the supervised clip-level loss (ATST-SED: 1 in stage 1, 0.5 in stage 2).
         ramp_steps: optimiser steps over which both losses and, in the "ramp" schedule, the learning rate rise.
         ema_decay: m of the teacher's moving average.
@@ -66,11 +71,13 @@ class MethodSettings:
     mixup_labels: str = "soft"
     teacher_sees_mixed: bool | None = None
     consistency_weight: float | None = None
+    consistency_mixed_factor: float = 1.0
     consistency_weak_factor: float = 0.5
     contrastive_weight: float | None = None
     contrastive_layer: str = "sequence"
     projector_hidden_size: int | None = None
     projector_size: int | None = None
+    augmentation: list = field(default_factory=list)
     weak_loss_weight: float = 0.5
     ramp_steps: int = 0
     ema_decay: float = 0.999
@@ -95,6 +102,8 @@ class MethodSettings:
         }.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} {getattr(self, name)!r}; expected one of {', '.join(allowed)}.")
+        for augmentation in self.augmentation:
+            build_augmentation(augmentation)
         for name, low, high in (("mixup_probability", 0, 1), ("mixup_threshold", 0.5, 1), ("ema_decay", 0, 1)):
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name} {getattr(self, name)}; expected a number from {low} to {high}.")

@@ -28,7 +28,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from accelerate import PartialState
 
+from .adapters import add_lora
 from .arguments import SedTrainingArguments
 from .method import PRESETS
 from .record import training_record
@@ -177,12 +179,18 @@ class StageRecipe:
 
 @dataclass
 class CompareRecipe:
-    """What `hf-sed compare` runs: the last stage once for each preset and seed, all from the same earlier stages.
-    ``overrides``: preset -> training settings that only it gets."""
+    """What `hf-sed compare` runs: the last stage once for each preset, variant and seed, all from the same earlier stages.
+
+    Args:
+        presets, seeds: what is compared, and how often.
+        overrides: preset -> training settings that only it gets.
+        variants: name -> ``training`` and ``lora`` that replace the last stage's; default: the stage as it is, "".
+    """
 
     presets: list[str] = field(default_factory=lambda: list(PRESETS))
     seeds: list[int] = field(default_factory=lambda: [0])
     overrides: dict = field(default_factory=dict)
+    variants: dict = field(default_factory=lambda: {"": {}})
 
 
 @dataclass
@@ -253,6 +261,9 @@ def recipe_from(values: Any, where: str = "recipe", default_name: str = "run") -
                 raise RecipeError(f"{where}, compare: preset {preset!r}; expected one of {', '.join(PRESETS)}.")
         for preset, overrides in recipe.compare.overrides.items():
             check_keys(overrides, training_keys, f"{where}, compare.overrides.{preset}")
+        for name, variant in recipe.compare.variants.items():
+            check_keys(variant, ["training", "lora"], f"{where}, compare.variants.{name}")
+            check_keys(variant.get("training", {}), training_keys, f"{where}, compare.variants.{name}, training")
     for stage in stages:
         recipe.arguments(stage, recipe.run_dir / stage.name)  # every value is checked before anything runs
     return recipe
@@ -260,13 +271,22 @@ def recipe_from(values: Any, where: str = "recipe", default_name: str = "run") -
 
 def run_recipe(recipe: Recipe, resume: bool = False, num_proc: int | None = None, **overrides: Any) -> list[dict]:
     """Run all stages; returns their records. ``overrides`` replace training arguments in all of them."""
-    sources, validation = recipe.data.load(num_proc)
+    sources, validation = load_data(recipe, num_proc)
     records, start = [], None
     for stage in recipe.stages:
         record = run_stage(recipe, stage, sources, validation, recipe.run_dir / stage.name, start, resume, **overrides)
         records.append(record)
         start = record["model"]
     return records
+
+
+def load_data(
+    recipe: Recipe, num_proc: int | None = None
+) -> tuple[dict[str, datasets.Dataset], datasets.Dataset | None]:
+    """The recipe's training data sets by source and its validation data set; where there are several processes, the first one
+    composes and caches what has to be, and the others read it."""
+    with PartialState().main_process_first():
+        return recipe.data.load(num_proc)
 
 
 def run_stage(
@@ -287,8 +307,8 @@ def run_stage(
     from transformers import set_seed
 
     from ..data.schema import class_names
-    from .adapters import add_lora
-    from .trainer import SedTrainer, last_complete_checkpoint
+    from .checkpoints import last_complete_checkpoint, write_json
+    from .trainer import SedTrainer
 
     if (folder / RESULTS).is_file():
         logger.info("%s: finished before.", folder)
@@ -304,7 +324,9 @@ def run_stage(
     model = (ModelRecipe(init_from=start) if start else recipe.model).build(labels)
     if stage.lora is not None:
         if not model.config._name_or_path:
-            model.save_pretrained(folder / "base")
+            with PartialState().main_process_first():
+                if args.should_save:
+                    model.save_pretrained(folder / "base")
             model = ModelRecipe(init_from=str(folder / "base")).build(labels)
         model = add_lora(model, **stage.lora)
     trainer = SedTrainer(model, args, dict(sources), validation)
@@ -324,6 +346,7 @@ def run_stage(
         **training_record(trainer, metrics),
     }
     if trainer.is_world_process_zero():
-        (folder / RESULTS).write_text(json.dumps(record, indent=1, default=str) + "\n")
+        write_json(folder / RESULTS, record)
         trainer.create_model_card()
+    trainer.accelerator.wait_for_everyone()  # the next stage reads what the first process has written
     return record

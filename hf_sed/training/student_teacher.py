@@ -22,6 +22,7 @@ from transformers.utils import ModelOutput
 
 from ..models.sed.loss_sed import strong_bce, weak_bce
 from ..models.sed.modeling_sed import SedForAudioFrameClassification, SedOutput, Spectrograms
+from .augmentation import AugmentationChain
 from .losses import consistency_loss, contrastive_loss, embedding_spread
 from .method import MethodSettings
 from .mixup import MixPlan, draw_plan, unmixed_plan
@@ -58,7 +59,10 @@ class ProjectionHead(nn.Sequential):
 
 
 class AveragedCopy(nn.Module):
-    """Moving averages of a module's trainable parameters and copies of its BatchNorm statistics."""
+    """Moving averages of a module's trainable parameters and copies of its BatchNorm statistics.
+
+    Averages are kept in float32 at least: in bfloat16 a step of (1 - m) = 0.001 would be rounded away.
+    """
 
     def __init__(self, module: nn.Module):
         super().__init__()
@@ -69,25 +73,29 @@ class AveragedCopy(nn.Module):
             if isinstance(child, _BatchNorm)
             for key, _ in child.named_buffers(recurse=False)
         ]
-        self.copy_from(module)
-
-    def copy_from(self, module: nn.Module) -> None:
-        """Start (again) at the module's present tensors."""
+        self.dtypes: dict[str, torch.dtype] = {}
         live = {**dict(module.named_parameters()), **dict(module.named_buffers())}
         for name in (*self.parameter_names, *self.statistic_names):
-            self.register_buffer(name.replace(".", _SEPARATOR), live[name].detach().clone())
+            value = live[name].detach()
+            self.dtypes[name] = value.dtype
+            value = value.clone() if name in self.statistic_names else value.to(_at_least_float32(value), copy=True)
+            self.register_buffer(name.replace(".", _SEPARATOR), value)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Averages and statistics under the module's own names, as `functional_call` takes them."""
+        """Averages and statistics under the module's own names."""
         return {name.replace(_SEPARATOR, "."): value for name, value in self.named_buffers()}
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The same in the module's own precision, as `functional_call` takes them."""
+        return {name: value.to(self.dtypes[name]) for name, value in self.tensors().items()}
 
     @torch.no_grad()
     def update(self, module: nn.Module, decay: float) -> None:
         """θ_T ← m θ_T + (1 - m) θ_S."""
         averages, live = self.tensors(), dict(module.named_parameters())
-        get_ema_multi_avg_fn(decay)(
-            [averages[n] for n in self.parameter_names], [live[n].detach() for n in self.parameter_names], None
-        )
+        pairs = [(averages[n], live[n].detach().to(averages[n].dtype)) for n in self.parameter_names]
+        if pairs:
+            get_ema_multi_avg_fn(decay)(*map(list, zip(*pairs, strict=True)), None)
 
     @torch.no_grad()
     def copy_statistics(self, module: nn.Module) -> None:
@@ -100,17 +108,14 @@ class AveragedCopy(nn.Module):
     def swapped_into(self, module: nn.Module) -> Iterator[None]:
         """Within the context the module's tensors are the averages. Not for training."""
         live = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-        pairs = [(live[name], value) for name, value in self.tensors().items()]
-
-        def swap() -> None:
-            for a, b in pairs:
-                a.data, b.data = b.data, a.data
-
-        swap()
+        own = {name: live[name].data for name in self.dtypes}
         try:
+            for name, value in self.weights().items():
+                live[name].data = value
             yield
         finally:
-            swap()
+            for name, value in own.items():
+                live[name].data = value
 
 
 class StudentTeacher(nn.Module):
@@ -131,6 +136,9 @@ class StudentTeacher(nn.Module):
             self.predictor = ProjectionHead(out, hidden, out)
             self.projector_teacher = AveragedCopy(self.projector)
         self.teacher = AveragedCopy(student)
+        model = self.detector.model
+        front_ends = [f for f in (model.front_end, model.cnn_front_end) if f is not None]
+        self.augmentation = AugmentationChain(settings.augmentation, front_ends)
 
     def _freeze(self, patterns: Sequence[str]) -> None:
         """Parameters that match do not learn. Raises ValueError for a pattern that matches none."""
@@ -169,6 +177,7 @@ class StudentTeacher(nn.Module):
         attention_mask: torch.Tensor | None = None,
         ramp: float = 1.0,
         plan: MixPlan | None = None,
+        shares: torch.Tensor | None = None,
     ) -> StepOutput:
         """Losses of a batch.
 
@@ -179,10 +188,16 @@ class StudentTeacher(nn.Module):
             groups (B,): clips of the same number are mixed with one another.
             ramp: factor of the semi-supervised weights.
             plan: how to mix; drawn where it is None.
+            shares (3,): factors of what is a mean over strong, over weak and over all clips, where this is one of several
+                processes (`hf_sed.training.processes.loss_shares`).
         """
         s = self.settings
+        of_strong, of_weak, of_all = (1.0, 1.0, 1.0) if shares is None else shares
         plan = (draw_plan(groups, s) if plan is None else plan).to(input_values.device)
         model = self.detector.model
+        input_values, strong_targets = self.augmentation.shift(
+            self.detector.config, input_values, strong_targets, attention_mask
+        )
         clean = mixed = model.spectrograms(input_values, attention_mask)
         if plan.mixed and s.mixup_domain == "spectrogram":
             mixed = clean.mixed(plan)
@@ -192,36 +207,45 @@ class StudentTeacher(nn.Module):
                 mask = torch.arange(clean.samples, device=input_values.device) < plan.lengths(clean.lengths)[:, None]
             mixed = model.spectrograms(plan.mix(input_values), mask)
 
-        student = self._student_forward(mixed)
+        of_student, of_teacher = self.augmentation.views(mixed, mixed if s.teacher_sees_mixed else clean, groups)
+        student = self._student_forward(of_student)
         target_of = plan.target if s.mixup_labels == "soft" else plan.union
         terms = {
-            "loss_strong": strong_bce(student.logits, target_of(strong_targets), strong_mask, student.frame_mask),
-            "loss_weak": weak_bce(student.clip_probabilities, target_of(weak_targets), weak_mask),
+            "loss_strong": of_strong
+            * strong_bce(student.logits, target_of(strong_targets), strong_mask, student.frame_mask),
+            "loss_weak": of_weak * weak_bce(student.clip_probabilities, target_of(weak_targets), weak_mask),
         }
         loss = terms["loss_strong"] + s.weak_loss_weight * terms["loss_weak"]
         if s.uses_teacher:
-            teacher = self._teacher_forward(mixed if s.teacher_sees_mixed else clean)
+            teacher = self._teacher_forward(of_teacher)
             target_plan = unmixed_plan(len(groups)).to(input_values.device) if s.teacher_sees_mixed else plan
             if s.consistency_weight > 0:
-                terms["loss_consistency"] = self._consistency(student, teacher, target_plan)
-                loss = loss + s.consistency_weight * ramp * terms["loss_consistency"]
+                terms["loss_consistency"] = of_all * self._consistency(student, teacher, target_plan)
+                weight = s.consistency_weight * (s.consistency_mixed_factor if plan.mixed else 1.0)
+                loss = loss + weight * ramp * terms["loss_consistency"]
             if s.contrastive_weight > 0:
-                terms["loss_contrastive"], terms["embedding_spread"] = self._contrastive(student, teacher, target_plan)
+                contrastive, terms["embedding_spread"] = self._contrastive(student, teacher, target_plan)
+                terms["loss_contrastive"] = of_all * contrastive
                 loss = loss + s.contrastive_weight * ramp * terms["loss_contrastive"]
-        terms["mixup_share"] = (plan.weight < 1).float().mean()
-        terms["composition_share"] = (plan.effective < 1).float().mean()
-        terms["mixup_lambda"] = plan.weight.mean()
+        terms["mixup_share"] = of_all * (plan.weight < 1).float().mean()
+        terms["composition_share"] = of_all * (plan.effective < 1).float().mean()
+        terms["mixup_lambda"] = of_all * plan.weight.mean()
         return StepOutput(loss, {name: value.detach() for name, value in terms.items()})
 
     def _student_forward(self, spectrograms: Spectrograms) -> SedOutput:
-        hidden = self.settings.contrastive_weight > 0 and self.settings.contrastive_layer == "backbone"
-        return self.student(spectrograms=spectrograms, output_hidden_states=hidden)
+        return self.student(spectrograms=spectrograms, output_hidden_states=self._reads_encoder)
 
-    @torch.no_grad()
+    @property
+    def _reads_encoder(self) -> bool:
+        """Whether the contrastive loss compares the encoder's frames."""
+        return self.settings.contrastive_weight > 0 and self.settings.contrastive_layer == "backbone"
+
     def _teacher_forward(self, spectrograms: Spectrograms) -> SedOutput:
-        inputs = {"spectrograms": spectrograms, "output_hidden_states": True}
-        with self._dropout_off(not self.settings.teacher_dropout):
-            return functional_call(self.student, self.teacher.tensors(), (), inputs)
+        inputs = {"spectrograms": spectrograms, "output_hidden_states": self._reads_encoder}
+        with torch.inference_mode(), self._dropout_off(not self.settings.teacher_dropout):
+            output = functional_call(self.student, self.teacher.weights(), (), inputs)
+        # Tensors made in inference mode may not be saved for a backward pass; copies of the few that are read may.
+        return SedOutput(**{k: _outside_inference(v) for k, v in output.items()})
 
     @contextmanager
     def _dropout_off(self, off: bool) -> Iterator[None]:
@@ -251,7 +275,7 @@ class StudentTeacher(nn.Module):
         predicted = self.predictor(self.projector(self._embeddings(student), student.frame_mask), student.frame_mask)
         with torch.no_grad():
             arguments = (self._embeddings(teacher), teacher.frame_mask)
-            target = functional_call(self.projector, self.projector_teacher.tensors(), arguments)
+            target = functional_call(self.projector, self.projector_teacher.weights(), arguments)
             spread = embedding_spread(target, teacher.frame_mask)
         return contrastive_loss(predicted, target, plan, teacher.frame_mask), spread
 
@@ -272,7 +296,28 @@ class StudentTeacher(nn.Module):
         """Output of the "student" or the "teacher" for waveforms, in evaluation mode."""
         if network == "student":
             return self.student(**inputs)
-        return functional_call(self.student, self.teacher.tensors(), (), inputs)
+        return functional_call(self.student, self.teacher.weights(), (), inputs)
+
+    def moving_statistics(self) -> list[torch.Tensor]:
+        """Running means and variances that training moves: the student's, teacher's, projector's and predictor's."""
+        live, averaged = {}, []
+        for prefix, module, copy in (
+            ("student", self.student, self.teacher),
+            ("projector", self.projector, self.projector_teacher),
+            ("predictor", self.predictor, None),
+        ):
+            for name, child in [] if module is None else module.named_modules():
+                if not isinstance(child, _BatchNorm) or not child.training:
+                    continue
+                for key in ("running_mean", "running_var"):
+                    live[f"{prefix}.{name}.{key}"] = getattr(child, key)
+                    if copy is not None:
+                        averaged.append(copy.tensors()[f"{name}.{key}"])
+        return [*live.values(), *averaged]
+
+    def activation_checkpointing_enable(self, **kwargs) -> None:
+        """What `Trainer` calls for ``activation_checkpointing=True``."""
+        self.detector.activation_checkpointing_enable(**kwargs)
 
     @contextmanager
     def as_network(self, network: str) -> Iterator[nn.Module]:
@@ -287,3 +332,13 @@ class StudentTeacher(nn.Module):
         """Save the network that `evaluate_with` names as a plain detector."""
         with self.as_network(self.settings.evaluate_with) as detector:
             detector.save_pretrained(save_directory, **kwargs)
+
+
+def _outside_inference(value):
+    if isinstance(value, tuple):
+        return tuple(_outside_inference(v) for v in value)
+    return value.clone() if isinstance(value, torch.Tensor) else value
+
+
+def _at_least_float32(value: torch.Tensor) -> torch.dtype:
+    return torch.promote_types(value.dtype, torch.float32)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import re
 import shutil
 from collections.abc import Mapping
 from functools import partial
@@ -12,39 +10,51 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.data_loader import prepare_data_loader
+from accelerate.logging import get_logger
 from safetensors.torch import load_file, save_file
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from ..data.batches import QuotaBatchSampler, SedClips, check_quotas, collate_clips
 from ..models.sed.feature_extraction_sed import SedFeatureExtractor
 from .arguments import SedTrainingArguments
+from .checkpoints import MANIFEST, last_complete_checkpoint, seal, unseal, what_is_missing, written_by
+from .learning_rates import group_by_rate, learning_rates
+from .processes import average, loss_shares, start_alike, warn_of_one_process
 from .schedules import ema_decay, exponential_ramp, ramp_cosine
 from .student_teacher import NETWORKS, StudentTeacher
 
 if TYPE_CHECKING:
     import datasets
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 TRAINING_STATE = "training_state.safetensors"
-_STATE = "trainer_state.json"  # the last file that Trainer writes into a checkpoint
 
 
 class _StepCallback(TrainerCallback):
-    """What must happen once an optimiser step or an epoch: the moving average, and the sampler's epoch."""
+    """What must happen once a run, an epoch or an optimiser step: processes that start alike, the sampler's epoch, the
+    moving average."""
 
     def __init__(self, trainer: SedTrainer):
         self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        # A resumed run has its random numbers from the checkpoint.
+        start_alike(self.trainer.accelerator, self.trainer.learner, args.seed if state.global_step == 0 else None)
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         if self.trainer.batch_sampler is not None:
             self.trainer.batch_sampler.set_epoch(int(state.epoch or 0))
 
     def on_step_end(self, args, state, control, **kwargs):
-        self.trainer.learner.update_teacher(ema_decay(state.global_step - 1, args.ema_decay, args.ema_warmup))
+        learner = self.trainer.learner
+        average(self.trainer.accelerator, learner.moving_statistics())
+        learner.update_teacher(ema_decay(state.global_step - 1, args.ema_decay, args.ema_warmup))
 
 
 class SedTrainer(Trainer):
@@ -63,7 +73,7 @@ class SedTrainer(Trainer):
 
     The saved model, in `output_dir` and at the top of every checkpoint, is the plain detector with the tensors of
     `args.evaluate_with`; checkpoints hold the whole training state beside it, and `train(resume_from_checkpoint=True)`
-    goes on from the newest complete one exactly.
+    goes on from the newest complete one exactly. What several processes agree on: `hf_sed.training.processes`.
 
     Raises ValueError before training for missing, empty or unlabelled data that the preset or the quotas need.
     """
@@ -78,6 +88,7 @@ class SedTrainer(Trainer):
         compute_metrics=None,
         **kwargs,
     ):
+        warn_of_one_process(args.world_size)
         learner = StudentTeacher(model, args)
         config = learner.detector.config
         self.batch_sampler: QuotaBatchSampler | None = None
@@ -85,7 +96,7 @@ class SedTrainer(Trainer):
         clips = eval_clips = None
         if self._sources:
             args.batch_quotas = batch_quotas(self._sources, args)
-            args.per_device_train_batch_size = sum(args.batch_quotas.values())
+            args.per_device_train_batch_size = -(-sum(args.batch_quotas.values()) // args.world_size)
             self._sources = {name: self._sources[name] for name in args.batch_quotas}
             clips = SedClips(self._sources, config, config.clip_length, _data_seed(args))
         if eval_dataset is not None:
@@ -111,6 +122,8 @@ class SedTrainer(Trainer):
         )
         # Else Trainer leaves the loss undivided by the accumulation steps (it looks for **kwargs in forward).
         self.model_accepts_loss_kwargs = False
+        if args.compile_encoder:
+            self.learner.detector.model.backbone.compile()
         self.callback_handler.callbacks.insert(0, _StepCallback(self))
         self._term_sums: dict[str, torch.Tensor] = {}
         self._term_counts: dict[str, int] = {}
@@ -128,11 +141,12 @@ class SedTrainer(Trainer):
     # --- data ---------------------------------------------------------------------------------------------------
 
     def get_train_dataloader(self) -> DataLoader:
-        """Batches with the quotas of `args.batch_quotas`."""
+        """This process's share of batches with the quotas of `args.batch_quotas`."""
         if self.train_dataset is None:
             raise ValueError("SedTrainer: training needs train_dataset, a dict of source name -> data set.")
         args = self.args
-        self.batch_sampler = QuotaBatchSampler(self.clip_counts, args.batch_quotas, _data_seed(args))
+        place = (args.process_index, args.world_size)
+        self.batch_sampler = QuotaBatchSampler(self.clip_counts, args.batch_quotas, _data_seed(args), *place)
         loader = DataLoader(
             self.train_dataset,
             batch_sampler=self.batch_sampler,
@@ -144,34 +158,39 @@ class SedTrainer(Trainer):
             # A generator of its own: workers must not move the global one, on which mixup and dropout depend.
             generator=torch.Generator().manual_seed(args.seed),
         )
-        return self.accelerator.prepare(loader)
+        # The sampler has dealt the batches out: to accelerate this is the loader of a single process.
+        return prepare_data_loader(
+            loader,
+            args.device,
+            num_processes=1,
+            process_index=0,
+            put_on_device=True,
+            non_blocking=args.dataloader_pin_memory,
+        )
 
     # --- a step -------------------------------------------------------------------------------------------------
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The step's loss; its terms are collected for the log."""
         inputs = {k: v for k, v in inputs.items() if k != "clip_number"}
-        output = model(**inputs, ramp=exponential_ramp(self.state.global_step, self.args.ramp_steps))
+        masks = (inputs["strong_mask"], inputs["weak_mask"], torch.ones_like(inputs["weak_mask"]))
+        output = model(
+            **inputs,
+            ramp=exponential_ramp(self.state.global_step, self.args.ramp_steps),
+            shares=loss_shares(self.accelerator, masks),
+        )
         for name, value in output.terms.items():
             self._term_sums[name] = self._term_sums.get(name, 0.0) + value
             self._term_counts[name] = self._term_counts.get(name, 0) + 1
         return (output.loss, output) if return_outputs else output.loss
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
-        """transformers' optimiser, with a parameter group for each rate of `learning_rate_mapping`."""
+        """transformers' optimiser, with a parameter group for each rate (`hf_sed.training.learning_rates`)."""
         optimizer = super().create_optimizer(model)
-        names = {id(p): n for n, p in self.learner.detector.named_parameters()}
-        mapping = self.args.learning_rate_mapping or {}
-        for group in list(optimizer.param_groups):
-            rest, by_rate = [], {}
-            for parameter in group["params"]:
-                name = names.get(id(parameter), "")
-                rate = next((r for pattern, r in mapping.items() if re.match(pattern, name)), None)
-                (rest if rate is None else by_rate.setdefault(float(rate), [])).append(parameter)
-            group["params"] = rest
-            for rate, parameters in by_rate.items():
-                optimizer.add_param_group({**group, "params": parameters, "lr": rate})
-        optimizer.param_groups[:] = [g for g in optimizer.param_groups if g["params"]]
+        args, detector = self.args, self.learner.detector
+        if args.learning_rate_mapping or args.layer_decay != 1.0:
+            rates = learning_rates(detector, args.learning_rate, args.learning_rate_mapping, args.layer_decay)
+            optimizer.param_groups[:] = group_by_rate(optimizer.param_groups, rates, detector.named_parameters())
         return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
@@ -191,8 +210,10 @@ class SedTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the mean of each loss term and monitor since the last log to a training log."""
-        if "loss" in logs:
-            logs.update({name: float(total) / self._term_counts[name] for name, total in self._term_sums.items()})
+        if "loss" in logs and self._term_sums:
+            means = torch.stack([total / self._term_counts[name] for name, total in self._term_sums.items()])
+            means = self.accelerator.reduce(means, "mean").tolist()
+            logs.update(dict(zip(self._term_sums, means, strict=True)))
             self._term_sums, self._term_counts = {}, {}
         super().log(logs, start_time)
 
@@ -237,6 +258,23 @@ class SedTrainer(Trainer):
                 folder / TRAINING_STATE,
             )
 
+    def _save_checkpoint(self, model: torch.nn.Module, trial) -> None:
+        """As `Trainer`'s, and complete once its manifest is there; older checkpoints go only then."""
+        args, run_dir = self.args, self._get_output_dir(trial=trial)
+        folder = Path(run_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        if args.should_save:
+            unseal(folder)
+        self.accelerator.wait_for_everyone()
+        limit, args.save_total_limit = args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()
+        if args.should_save:
+            seal(folder, args.world_size)
+            rotate_checkpoints(run_dir, limit, self.state.best_model_checkpoint, use_mtime=True)
+
     def save_network(self, output_dir: str | Path, network: str) -> None:
         """Save the "student" or the "teacher" as a plain detector with its feature extractor."""
         if network not in NETWORKS:
@@ -254,12 +292,18 @@ class SedTrainer(Trainer):
         return super().train(resume_from_checkpoint or None, **kwargs)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
-        path = Path(resume_from_checkpoint) / TRAINING_STATE
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{path}: not a checkpoint of SedTrainer; to start from a saved detector, load it with from_pretrained."
+        folder = Path(resume_from_checkpoint)
+        if (missing := what_is_missing(folder)) is not None:
+            raise ValueError(
+                f"{folder}: not a complete checkpoint of SedTrainer ({missing}); resume from another one, or load a saved "
+                "detector with from_pretrained to start from it."
             )
-        self.learner.load_state_dict(load_file(path))
+        if written_by(folder) != self.args.world_size:
+            logger.warning(
+                f"{folder}: was written by {written_by(folder)} process(es) and is resumed by {self.args.world_size}: the batches are "
+                "the same, but dropout and mixup are drawn differently."
+            )
+        self.learner.load_state_dict(load_file(folder / TRAINING_STATE))
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(self.state.best_model_checkpoint)
@@ -280,7 +324,7 @@ class SedTrainer(Trainer):
         for file in Path(checkpoint_folder).iterdir():
             if (
                 file.is_file()
-                and file.name not in (TRAINING_STATE, _STATE)
+                and file.name not in (TRAINING_STATE, TRAINER_STATE_NAME, MANIFEST)
                 and file.suffix not in (".pt", ".pth", ".bin")
             ):
                 shutil.copy2(file, self.args.output_dir)
@@ -338,17 +382,3 @@ def batch_quotas(sources: Mapping[str, datasets.Dataset], args: SedTrainingArgum
     quotas = dict.fromkeys(names, max(each, 1))
     check_quotas({name: len(sources[name]) for name in names}, quotas)
     return quotas
-
-
-def last_complete_checkpoint(output_dir: str | Path) -> Path | None:
-    """Newest checkpoint folder that was written to its end; a half-written one is skipped with a warning."""
-    folders = [p for p in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if p.name.rsplit("-", 1)[1].isdigit()]
-    for folder in sorted(folders, key=lambda p: int(p.name.rsplit("-", 1)[1]), reverse=True):
-        try:
-            json.loads((folder / _STATE).read_text())
-            if (folder / TRAINING_STATE).is_file():
-                return folder
-        except (OSError, ValueError):
-            pass
-        logger.warning("%s: was not written to its end and is skipped.", folder)
-    return None

@@ -8,8 +8,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForAudioFrameClassifica
 
 import hf_sed
 from hf_sed.models.encoders import encoder_of, to_frames
+from hf_sed.training.checkpoints import last_complete_checkpoint
 from hf_sed.training.method import PRESETS
-from hf_sed.training.trainer import last_complete_checkpoint
 from tests.models.encoders import tiny_encoders
 
 ENCODERS = tiny_encoders()

@@ -49,7 +49,7 @@ import sys, torch
 from datasets import load_from_disk
 import hf_sed
 from tests.conftest import tiny_config
-from tests.training.test_trainer import arguments
+from tests.training.helpers import arguments
 data = load_from_disk(sys.argv[1])
 torch.manual_seed(0)
 trainer = hf_sed.SedTrainer(

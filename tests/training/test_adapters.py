@@ -6,7 +6,7 @@ from transformers import AutoModelForAudioFrameClassification, pipeline
 
 import hf_sed
 from tests.models.encoders import tiny_encoders
-from tests.training.test_trainer import arguments, assert_same, state
+from tests.training.helpers import arguments, assert_same, state
 
 
 @pytest.fixture

@@ -1,9 +1,5 @@
 import json
 import math
-import os
-import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,43 +10,9 @@ from transformers import AutoModelForAudioFrameClassification, TrainerCallback, 
 
 import hf_sed
 from hf_sed.training.method import PRESETS
-from hf_sed.training.trainer import TRAINING_STATE, last_complete_checkpoint
+from hf_sed.training.trainer import TRAINING_STATE
 from tests.conftest import tiny_config
-
-QUOTAS = {"strong": 2, "weak": 2, "unlabelled": 3}
-
-
-def arguments(folder, **values):
-    defaults = {
-        "batch_quotas": dict(QUOTAS), "max_steps": 6, "save_steps": 3, "logging_steps": 2, "ramp_steps": 4, "disable_tqdm": True,
-        "dataloader_num_workers": 0, "use_cpu": True, "per_device_eval_batch_size": 3,
-    }  # fmt: skip
-    return hf_sed.SedTrainingArguments(output_dir=str(folder), **{**defaults, **values})
-
-
-@pytest.fixture
-def make_trainer(make_detector, scenes, train_sources, tmp_path):
-    def make(name="run", model=None, callbacks=None, evaluate=False, sources=None, **values):
-        set_seed(0)
-        return hf_sed.SedTrainer(
-            model or make_detector(),
-            arguments(tmp_path / name, **values),
-            train_sources if sources is None else sources,
-            scenes["validation"] if evaluate else None,
-            callbacks=callbacks,
-        )
-
-    return make
-
-
-def state(trainer):
-    return {k: v.clone() for k, v in trainer.learner.state_dict().items()}
-
-
-def assert_same(a, b):
-    assert a.keys() == b.keys()
-    for name in a:
-        assert torch.equal(a[name], b[name]), name
+from tests.training.helpers import arguments, assert_same, state
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -101,81 +63,6 @@ def test_the_saved_detector_is_the_teacher_or_the_student(make_trainer, tmp_path
             logits = {n: trainer.learner.predict(n, input_values=x).logits for n in ("teacher", "student")}
             assert (logits["teacher"] - logits["student"]).abs().max() > 1e-5
             assert torch.allclose(saved(x).logits, logits[network], atol=1e-6)
-
-
-@pytest.mark.parametrize(("workers", "stop"), [(0, 3), (1, 3), (1, 6)])
-def test_resuming_is_bit_exact_in_the_middle_of_an_epoch(make_trainer, workers, stop):
-    """Step 3 lies inside the first epoch of four batches, step 6 in the second; dropout, mixup and BatchNorm are on."""
-    values = {"dataloader_num_workers": workers, "save_steps": 3, "max_steps": 9}
-    whole = make_trainer("whole", **values)
-    whole.train()
-    part = make_trainer("part", **values)
-    part.train()
-    for step in (6, 9):
-        if step > stop:
-            shutil.rmtree(Path(part.args.output_dir) / f"checkpoint-{step}")
-    resumed = make_trainer("part", **values)
-    resumed.train(resume_from_checkpoint=True)
-    assert resumed.state.global_step == 9
-    assert_same(state(whole), state(resumed))
-
-
-KILLED = """
-import os, sys, torch
-torch.set_num_threads(1)
-from datasets import load_from_disk
-from transformers import TrainerCallback, set_seed
-import hf_sed
-from hf_sed.training.trainer import last_complete_checkpoint
-from tests.conftest import tiny_config
-from tests.training.test_trainer import arguments
-scenes, folder, step = sys.argv[1], sys.argv[2], int(sys.argv[3])
-data = load_from_disk(scenes)
-set_seed(0)
-torch.manual_seed(0)
-class Kill(TrainerCallback):
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == step:
-            os.kill(os.getpid(), 9)
-trainer = hf_sed.SedTrainer(
-    hf_sed.SedForAudioFrameClassification(tiny_config()), arguments(folder, max_steps=8, save_steps=2),
-    {k: data[k] for k in ("strong", "weak", "unlabelled")}, callbacks=[Kill()],
-)
-trainer.train(resume_from_checkpoint=last_complete_checkpoint(folder) is not None)
-trainer.save_model()
-"""
-
-
-def test_a_killed_run_resumes_to_the_same_weights(scenes, tmp_path):
-    scenes.save_to_disk(tmp_path / "scenes")
-
-    def run(folder, step):
-        command = [sys.executable, "-c", KILLED, str(tmp_path / "scenes"), str(tmp_path / folder), str(step)]
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
-
-    assert run("whole", 0).returncode == 0
-    assert run("killed", 5).returncode == -9
-    newest = last_complete_checkpoint(tmp_path / "killed")
-    assert newest.name == "checkpoint-4"
-    done = run("killed", 0)
-    assert done.returncode == 0, done.stderr
-    for file in ("model.safetensors", f"checkpoint-8/{TRAINING_STATE}"):
-        assert_same(load_file(tmp_path / "whole" / file), load_file(tmp_path / "killed" / file))
-
-
-def test_a_half_written_checkpoint_is_skipped(make_trainer, tmp_path, caplog):
-    trainer = make_trainer()
-    trainer.train()
-    folder = tmp_path / "run"
-    assert last_complete_checkpoint(folder).name == "checkpoint-6"
-    (folder / "checkpoint-6" / "trainer_state.json").write_text('{"global_st')
-    with caplog.at_level("WARNING"):
-        assert last_complete_checkpoint(folder).name == "checkpoint-3"
-    assert "checkpoint-6" in caplog.text
-    assert last_complete_checkpoint(tmp_path) is None
-    with pytest.raises(ValueError, match="no complete checkpoint"):
-        make_trainer("empty").train(resume_from_checkpoint=True)
 
 
 def test_gradient_accumulation_scales_the_loss(make_trainer):
