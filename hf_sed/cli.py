@@ -64,6 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
         train = commands.add_parser(name, help=text)
         train.add_argument("recipe", help="YAML file, see recipes/")
         train.add_argument("--output-dir", help="folder of the run, instead of the recipe's")
+        train.add_argument("--data", metavar="PATH", help="folder or hub id of the clips, instead of the recipe's")
         train.add_argument(
             "--resume", action="store_true", help="go on from the last complete checkpoint of an unfinished run"
         )
@@ -177,6 +178,8 @@ def _recipe(options):
     recipe = load_recipe(options.recipe)
     if options.output_dir:
         recipe.output_dir = options.output_dir
+    if options.data:
+        recipe.data.path = options.data
     return recipe, overrides
 
 

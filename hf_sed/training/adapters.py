@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import fields
+from difflib import get_close_matches
+from inspect import signature
 from pathlib import Path
 
 from torch import nn
@@ -29,6 +33,20 @@ def _modules_to_save(model) -> list[str]:
     return [name for name in _SAVED_WHOLE if name in names] + sorted(norms)
 
 
+def check_lora(values: Mapping) -> None:
+    """Raise ValueError for a key that is no argument of [`add_lora`], ImportError without peft."""
+    try:
+        from peft import LoraConfig
+    except ImportError as error:
+        raise ImportError("LoRA needs peft: pip install 'hf_sed[peft]'.") from error
+    own = [name for name in signature(add_lora).parameters if name not in ("model", "kwargs")]
+    known = [*own, *(f.name for f in fields(LoraConfig) if f.init and f.name not in ("lora_alpha", "lora_dropout"))]
+    for key in values:
+        if key not in known:
+            near = get_close_matches(str(key), known, n=1, cutoff=0.5)
+            raise ValueError(f"lora: no setting {key!r}" + (f"; did you mean {near[0]!r}?" if near else "."))
+
+
 def add_lora(
     model,
     r: int = 8,
@@ -45,14 +63,14 @@ def add_lora(
         alpha: scale, default 2 r.
         target_modules: names or a regular expression; default [`lora_targets`]. Heads, sequence model, convolutional branch
             and BatchNorm always learn fully and are saved with the adapter.
-        kwargs: further fields of `peft.LoraConfig` (`use_rslora`, `use_dora`, `init_lora_weights`, …).
+        kwargs: further fields of `peft.LoraConfig`: ``use_dora`` (DoRA, arXiv 2402.09353), ``use_rslora`` (arXiv 2312.03732),
+            ``init_lora_weights="pissa"`` (PiSSA, arXiv 2404.02948), …
 
-    Raises ImportError without peft, ValueError for a model without a place on disk or hub.
+    Raises ImportError without peft, ValueError for a setting that is not known and for a model without a place on disk or hub.
     """
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ImportError as error:
-        raise ImportError("LoRA needs peft: pip install 'hf_sed[peft]'.") from error
+    check_lora(kwargs)
+    from peft import LoraConfig, get_peft_model
+
     if not model.config._name_or_path:
         raise ValueError(
             "an adapter refers to its base model: save the detector and load it with from_pretrained before add_lora."

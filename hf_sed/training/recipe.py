@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from accelerate import PartialState
 
-from .adapters import add_lora
+from .adapters import add_lora, check_lora
 from .arguments import SedTrainingArguments
 from .method import PRESETS
 from .record import training_record
@@ -69,6 +69,7 @@ class DataRecipe:
     Args:
         path: a folder that `hf-sed compose` or `save_to_disk` wrote, or a hub id; with ``layout: desed`` the root of DESED.
         layout: "scenes" or "desed".
+        missing_files: "error", or "skip" annotated files of DESED whose audio can no longer be had, with a warning.
         compose: compose ``path`` first where it is not there yet: ``recordings`` (folder; absent: the embedded bank),
             ``sizes``, ``seed``, ``labelled_sources``, ``labels``, ``settings`` (`SoundscapeSettings`), ``num_proc``.
         sources: source name -> split of ``path``, or ``{audio: folder, annotations: TSV}``; default: the splits "strong",
@@ -78,6 +79,7 @@ class DataRecipe:
 
     path: str | None = None
     layout: str = "scenes"
+    missing_files: str = "error"
     compose: dict | None = None
     sources: dict | None = None
     validation: str | dict | None = "validation"
@@ -114,7 +116,7 @@ class DataRecipe:
         if self.layout == "desed":
             from ..data.desed import load_desed
 
-            return load_desed(self.path)
+            return load_desed(self.path, self.missing_files)
         if self.layout != "scenes":
             raise RecipeError(f"data: layout {self.layout!r}; expected 'scenes' or 'desed'.")
         if Path(self.path).is_dir():
@@ -264,8 +266,17 @@ def recipe_from(values: Any, where: str = "recipe", default_name: str = "run") -
         for name, variant in recipe.compare.variants.items():
             check_keys(variant, ["training", "lora"], f"{where}, compare.variants.{name}")
             check_keys(variant.get("training", {}), training_keys, f"{where}, compare.variants.{name}, training")
+    # Every value is checked before anything runs.
+    adapters = [s.lora for s in stages] + [
+        v.get("lora") for v in (recipe.compare.variants if recipe.compare else {}).values()
+    ]
+    for lora in filter(None, adapters):
+        try:
+            check_lora(lora)
+        except ValueError as error:
+            raise RecipeError(f"{where}: {error}") from error
     for stage in stages:
-        recipe.arguments(stage, recipe.run_dir / stage.name)  # every value is checked before anything runs
+        recipe.arguments(stage, recipe.run_dir / stage.name)
     return recipe
 
 

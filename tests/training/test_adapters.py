@@ -2,9 +2,11 @@ import json
 
 import pytest
 import torch
+from peft import PeftModel
 from transformers import AutoModelForAudioFrameClassification, pipeline
 
 import hf_sed
+from tests.conftest import LABELS
 from tests.models.encoders import tiny_encoders
 from tests.training.helpers import arguments, assert_same, state
 
@@ -103,3 +105,81 @@ def test_adapters_on_every_kind_of_encoder_round_trip_and_merge(name, tmp_path):
     loaded = AutoModelForAudioFrameClassification.from_pretrained(tmp_path / "adapter")
     assert torch.allclose(logits(loaded, x), expected, atol=1e-5)
     assert torch.allclose(logits(adapted.merge_and_unload(), x), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["atst", "ast", "wav2vec2", "yamnet"])
+def test_an_adapter_run_on_any_encoder_resumes_exactly_teacher_included(name, train_sources, tmp_path):
+    """Save, load by the Auto class, merge and resume: what the teacher is, on every path."""
+    torch.manual_seed(0)
+    config = hf_sed.SedConfig(
+        backbone_config=tiny_encoders()[name], labels=LABELS, sequence_hidden_size=4, sequence_layers=1, clip_length=2.0
+    )
+    hf_sed.SedForAudioFrameClassification(config).save_pretrained(tmp_path / "base")
+    trainers = []
+    for folder, stops in (("whole", [4]), ("parts", [2, 4])):
+        for stop in stops:
+            torch.manual_seed(0)
+            model = AutoModelForAudioFrameClassification.from_pretrained(tmp_path / "base")
+            args = arguments(tmp_path / folder, max_steps=stop, save_steps=2, ema_decay=0.5, learning_rate=0.01)
+            trainer = hf_sed.SedTrainer(hf_sed.add_lora(model, r=2), args, train_sources)
+            trainer.train(resume_from_checkpoint=len(stops) > 1 and stop == 4)
+        trainers.append(trainer)
+    whole, resumed = trainers
+    assert_same(state(whole), state(resumed))
+    learner = resumed.learner.eval()
+    shared = {n for n, p in learner.student.named_parameters() if not p.requires_grad}
+    assert shared and not shared & set(learner.teacher.parameter_names)
+    x = 0.1 * torch.randn(2, 16000)
+    with torch.no_grad():
+        teacher, student = (learner.predict(n, input_values=x).logits for n in ("teacher", "student"))
+    assert not torch.allclose(teacher, student, atol=1e-4)
+    resumed.save_model()
+    for network, expected in (("teacher", teacher), ("student", student)):
+        resumed.save_network(tmp_path / network, network)
+        loaded = AutoModelForAudioFrameClassification.from_pretrained(tmp_path / network)
+        assert torch.allclose(logits(loaded, x), expected, atol=1e-6)
+        tensors = learner.teacher.tensors() if network == "teacher" else learner.student.state_dict()
+        for key in learner.teacher.tensors():
+            assert torch.equal(loaded.state_dict()[key.removeprefix("base_model.model.")], tensors[key]), key
+    saved = AutoModelForAudioFrameClassification.from_pretrained(tmp_path / "parts")
+    assert torch.allclose(logits(saved, x), teacher, atol=1e-6)
+    base = AutoModelForAudioFrameClassification.from_pretrained(tmp_path / "base")
+    merged = PeftModel.from_pretrained(base, tmp_path / "teacher").merge_and_unload()
+    assert torch.allclose(logits(merged, x), teacher, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("atst", {"use_dora": True}),
+        ("atst", {"use_rslora": True}),
+        ("atst", {"init_lora_weights": "pissa"}),
+        ("yamnet", {"use_dora": True}),
+        ("yamnet", {"use_rslora": True}),
+    ],
+)
+def test_kinds_of_adapters_train_and_round_trip(name, flags, train_sources, tmp_path):
+    torch.manual_seed(0)
+    config = hf_sed.SedConfig(
+        backbone_config=tiny_encoders()[name], labels=LABELS, sequence_hidden_size=4, sequence_layers=1, clip_length=2.0
+    )
+    hf_sed.SedForAudioFrameClassification(config).save_pretrained(tmp_path / "base")
+    base = AutoModelForAudioFrameClassification.from_pretrained(tmp_path / "base")
+    args = arguments(tmp_path / "run", max_steps=2, save_strategy="no", ema_decay=0.5, learning_rate=0.01)
+    trainer = hf_sed.SedTrainer(hf_sed.add_lora(base, r=2, **flags), args, train_sources)
+    trainer.train()
+    trainer.save_model()
+    x = 0.1 * torch.randn(2, 16000)
+    with torch.no_grad():
+        expected = trainer.learner.eval().predict("teacher", input_values=x).logits
+    loaded = AutoModelForAudioFrameClassification.from_pretrained(tmp_path / "run")
+    assert torch.allclose(logits(loaded, x), expected, atol=1e-5)
+
+
+def test_unknown_settings_are_explained(base):
+    with pytest.raises(ValueError, match="no setting 'alpa'; did you mean 'alpha'"):
+        hf_sed.add_lora(base, alpa=4)
+    from hf_sed.training.recipe import RecipeError, recipe_from
+
+    with pytest.raises(RecipeError, match="lora: no setting 'use_dorra'; did you mean 'use_dora'"):
+        recipe_from({"data": {"path": "x"}, "lora": {"use_dorra": True}})

@@ -254,6 +254,7 @@ class SedForAudioFrameClassification(SedPreTrainedModel):
             values["labels"] = list(labels)
         values |= settings
         wants_info = kwargs.pop("output_loading_info", False)
+        kwargs["key_mapping"] = {**_ADAPTER_KEYS, **(kwargs.get("key_mapping") or {})}
         model, info = super().from_pretrained(
             name,
             *model_args,
@@ -344,6 +345,8 @@ def _known(targets: torch.Tensor) -> torch.Tensor:
 
 
 _HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+_ADAPTER_KEYS = {r"(lora_magnitude_vector\.[^.]+)$": r"\1.weight"}
+"""DoRA's magnitudes: the name that transformers 5.23 gives what peft has saved lacks its end."""
 _PER_CLASS = ("thresholds", "median_filter", "low_thresholds", "min_gap", "min_duration", "boxes")
 
 
