@@ -1,196 +1,314 @@
-"""Cost of a training step, preset by preset on the same batch, and the share of it spent waiting for data.
+"""What a semi-supervised fine-tuning step costs: reference-style, ours, and ours as an adapter, on the same batch.
 
-    python benchmarks/training_step.py --recipe recipes/few_labels.yaml --steps 20
+    python benchmarks/training_step.py --encoder atst-frame --cnn-branch --batch-size 4
+    python benchmarks/training_step.py --encoder runs/yamnet --batch-size 16 --frozen 'model\\.backbone\\.layers\\.\\d+\\.\\w+_norm'
 
-All presets get the same batch (that of the recipe's last stage, unlabelled clips included), so that their steps can be
-compared. A step is: front end, student forward, teacher forward, losses (projector and predictor included), backward,
-optimiser, moving average. The second table runs `SedTrainer` itself on composed scenes with its default loader.
+- reference-style: two full models, front end once for each, eager attention, Adam without fusing and the average parameter by
+  parameter, as in ATST-SED and the DCASE baseline.
+- ours: `StudentTeacher` with SDPA and a fused optimiser; also with the encoder under `torch.compile` (``--compile``), in
+  bfloat16 (``--bf16``; on a GPU always).
+- ours, LoRA: the same code around an adapter (``--rank``).
+
+All compute the ict preset's step, every batch mixed, on ten-second clips. Each row is a process of its own, so that its peak
+memory is no other's. "Training state" is what exists beside the model: the teacher's tensors, gradients, optimiser.
+
+Weights follow a rule (no download): sines of the tensor's name and place, scaled as an initialisation would. Afterwards the
+adapter is trained for a few more steps, saved, loaded by the Auto class, merged, and its run resumed: what differs is printed.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
+import copy
 import json
 import platform
+import resource
+import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections import defaultdict
+import zlib
+from pathlib import Path
 
 import torch
 
-from hf_sed.data.batches import SedClips, collate_clips
-from hf_sed.data.soundscapes import compose
-from hf_sed.training.method import PRESETS, MethodSettings
-from hf_sed.training.recipe import load_recipe
+import hf_sed
+from hf_sed.training.losses import consistency_loss
+from hf_sed.training.method import MethodSettings
+from hf_sed.training.mixup import draw_plan
 from hf_sed.training.student_teacher import StudentTeacher
-from hf_sed.training.trainer import SedTrainer
 
-PARTS = ("front end", "student", "teacher", "losses", "backward", "optimiser", "average")
-
-
-class Timer:
-    """Sums wall time by part; waits for the device where there is one."""
-
-    def __init__(self, device: torch.device):
-        self.device, self.seconds = device, defaultdict(float)
-
-    def now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
-    def wrap(self, owner, name: str, part: str) -> None:
-        function = getattr(owner, name)
-
-        @functools.wraps(function)
-        def timed(*args, **kwargs):
-            start = self.now()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                self.seconds[part] += self.now() - start
-
-        setattr(owner, name, timed)
+LABELS = list("0123456789")
+KINDS = (0, 0, 1, 2)  # strong, strong, weak, unlabelled
 
 
-def measure(preset: str, recipe, batch: dict, device: torch.device, steps: int, warmup: int) -> dict[str, float]:
-    torch.manual_seed(0)
-    settings = MethodSettings(preset=preset, mixup_probability=1.0)
-    settings.resolve_preset()
-    learner = StudentTeacher(recipe.model.build(["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"]), settings)
-    learner.to(device).train()
-    optimizer = torch.optim.AdamW(learner.parameters(), lr=1e-4)
-    timer = Timer(device)
-    timer.wrap(learner.detector.model, "spectrograms", "front end")
-    timer.wrap(learner, "_student_forward", "student")
-    timer.wrap(learner, "_teacher_forward", "teacher")
-    timer.wrap(learner, "update_teacher", "average")
-    total = 0.0
-    for step in range(warmup + steps):
-        if step == warmup:
-            timer.seconds.clear()
-            total = 0.0
-        start = timer.now()
-        loss = learner(**batch).loss
-        forward = timer.now()
-        loss.backward()
-        backward = timer.now()
-        optimizer.step()
-        optimizer.zero_grad()
-        optimised = timer.now()
-        learner.update_teacher(0.999)
-        timer.seconds["forward"] += forward - start
-        timer.seconds["backward"] += backward - forward
-        timer.seconds["optimiser"] += optimised - backward
-        total += timer.now() - start
-    parts = {part: seconds / steps for part, seconds in timer.seconds.items()}
-    parts["losses"] = parts.pop("forward") - sum(parts.get(p, 0.0) for p in ("front end", "student", "teacher"))
-    heads = [m for m in (learner.projector, learner.predictor) if m is not None]
-    return {
-        "step": total / steps,
-        **{p: parts.get(p, 0.0) for p in PARTS},
-        "parameters": sum(p.numel() for p in learner.student.parameters()),
-        "head_parameters": sum(p.numel() for m in heads for p in m.parameters()),
+def encoder_config(name: str):
+    """Config of an encoder by its published name, or of a folder."""
+    named = {
+        "atst-frame": hf_sed.AtstConfig,
+        "beats": hf_sed.BeatsConfig,
+        "passt": hf_sed.PasstConfig,
+        "yamnet": hf_sed.YamnetConfig,
     }
+    if name in named:
+        return named[name]()
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(name)
 
 
-def waiting_share(recipe, scenes, steps: int) -> tuple[float, float]:
-    """Seconds a step of `SedTrainer`, and the share of them spent waiting for the loader."""
-    waited = 0.0
+@torch.no_grad()
+def fill_by_rule(model: torch.nn.Module) -> None:
+    """Weights that depend on a tensor's name and shape alone."""
+    for name, p in model.named_parameters():
+        phase = zlib.crc32(name.encode()) % 1000
+        values = torch.sin(torch.arange(p.numel(), dtype=torch.float64) * 12.9898 + phase).view(p.shape)
+        scale = p[0].numel() ** -0.5 if p.dim() > 1 else 0.1
+        p.copy_(scale * values + (1.0 if "norm" in name and p.dim() == 1 and name.endswith("weight") else 0.0))
 
-    class Watched(SedTrainer):
-        def get_train_dataloader(self):
-            loader = super().get_train_dataloader()
 
-            class Loader:
-                def __iter__(self):
-                    nonlocal waited
-                    iterator, first = iter(loader), True
-                    while True:
-                        start = time.perf_counter()
-                        try:
-                            batch = next(iterator)
-                        except StopIteration:
-                            return
-                        if not first:  # the first batch also starts the worker
-                            waited += time.perf_counter() - start
-                        first = False
-                        yield batch
+def build_detector(options, attention: str) -> hf_sed.SedForAudioFrameClassification:
+    config = encoder_config(options.encoder)
+    if options.encoder in ("yamnet", "runs/yamnet"):
+        config.out_layers = [6, 12, 14]
+    sed = hf_sed.SedConfig(
+        backbone_config=config.to_dict(), labels=LABELS, cnn_branch={} if options.cnn_branch else None, dropout=0.5
+    )
+    sed._attn_implementation = attention if hasattr(config, "num_attention_heads") else None
+    detector = hf_sed.SedForAudioFrameClassification(sed)
+    fill_by_rule(detector)
+    return detector
 
-                def __len__(self):
-                    return len(loader)
 
-                def __getattr__(self, name):
-                    return getattr(loader, name)
+def make_batch(config, size: int, device) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    kinds = torch.tensor([KINDS[i * len(KINDS) // size] for i in range(size)])
+    strong = (torch.rand(size, config.num_frames(160000), len(LABELS), generator=generator) > 0.9).float()
+    batch = {
+        "input_values": 0.1 * torch.randn(size, 160000, generator=generator),
+        "strong_targets": strong,
+        "weak_targets": strong.amax(1),
+        "strong_mask": (kinds == 0).float(),
+        "weak_mask": (kinds == 1).float(),
+        "groups": kinds,
+    }
+    return {k: v.to(device) for k, v in batch.items()}
 
-            return Loader()
 
+def settings_of(options) -> MethodSettings:
+    settings = MethodSettings(preset="ict", mixup_probability=1.0, frozen=options.frozen)
+    settings.resolve_preset()
+    return settings
+
+
+class ReferenceStyle:
+    """The step as the reference systems run it."""
+
+    def __init__(self, detector, options):
+        from hf_sed.models.sed.loss_sed import strong_bce, weak_bce
+
+        self.losses = strong_bce, weak_bce
+        self.settings = settings_of(options)
+        self.student = StudentTeacher(detector, self.settings).student.train()
+        self.teacher = copy.deepcopy(self.student)
+        for parameter in self.teacher.parameters():
+            parameter.requires_grad_(False)
+        self.trained = [p for p in self.student.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.Adam(self.trained, lr=1e-4)
+
+    def loss(self, batch):
+        s, (strong_bce, weak_bce) = self.settings, self.losses
+        plan = draw_plan(batch["groups"], s).to(batch["input_values"].device)
+        mixed = self.student.model.spectrograms(batch["input_values"]).mixed(plan)
+        student = self.student(spectrograms=mixed)
+        with torch.no_grad():
+            teacher = self.teacher(spectrograms=self.teacher.model.spectrograms(batch["input_values"]))
+        loss = strong_bce(student.logits, plan.target(batch["strong_targets"]), batch["strong_mask"])
+        weak = weak_bce(student.clip_probabilities, plan.target(batch["weak_targets"]), batch["weak_mask"])
+        pseudo = consistency_loss(
+            student.logits.float().sigmoid(), student.clip_probabilities,
+            plan.target(teacher.logits.float().sigmoid()), plan.target(teacher.clip_probabilities), None, s.consistency_weak_factor,
+        )  # fmt: skip
+        return loss + s.weak_loss_weight * weak + s.consistency_weight * pseudo
+
+    def average(self):
+        with torch.no_grad():
+            for ours, theirs in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
+                ours.mul_(0.999).add_(theirs, alpha=1 - 0.999)
+
+    def teacher_tensors(self):
+        return [*self.teacher.parameters(), *self.teacher.buffers()]
+
+
+class Ours:
+    """The step of [`StudentTeacher`], with the optimiser that `SedTrainer` uses."""
+
+    def __init__(self, detector, options):
+        self.learner = StudentTeacher(detector, settings_of(options)).train()
+        if options.compile:
+            self.learner.detector.model.backbone.compile()
+        self.trained = [p for p in self.learner.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.trained, lr=1e-4, weight_decay=0.0, fused=True)
+
+    def loss(self, batch):
+        return self.learner(**batch).loss
+
+    def average(self):
+        self.learner.update_teacher(0.999)
+
+    def teacher_tensors(self):
+        return list(self.learner.teacher.buffers())
+
+
+def step(system, batch, bf16: bool, device) -> float:
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        loss = system.loss(batch)
+    loss.backward()
+    system.optimizer.step()
+    system.optimizer.zero_grad()
+    system.average()
+    return float(loss.detach())
+
+
+def size_of(tensors) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def measure(name: str, options) -> dict:
+    """One row."""
+    torch.set_num_threads(options.threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    bf16, options.compile = "bfloat16" in name, "compiled" in name
+    reference = name.startswith("reference")
+    detector = build_detector(options, "eager" if reference else "sdpa").to(device)
+    parameters = sum(p.numel() for p in detector.parameters())
     with tempfile.TemporaryDirectory() as folder:
-        stage = recipe.stages[-1]
-        args = recipe.arguments(
-            stage, folder, max_steps=steps, save_strategy="no", eval_strategy="no", disable_tqdm=True
-        )
-        args.batch_quotas = {k: v for k, v in args.batch_quotas.items() if k in scenes}
-        model = recipe.model.build(sorted({t for tags in scenes["weak"]["tags"] for t in tags}))
-        trainer = Watched(model, args, dict(scenes))
-        start = time.perf_counter()
-        trainer.train()
-        seconds = time.perf_counter() - start
-    return seconds / steps, waited / seconds
+        if "LoRA" in name:
+            detector.save_pretrained(folder)
+            detector = hf_sed.add_lora(hf_sed.SedForAudioFrameClassification.from_pretrained(folder), r=options.rank)
+            detector.to(device)
+        system = (ReferenceStyle if reference else Ours)(detector, options)
+        batch = make_batch(detector.config, options.batch_size, device)
+        seconds, losses = [], []
+        for number in range(options.warmup + options.steps):
+            torch.manual_seed(number)
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            start = time.perf_counter()
+            losses.append(step(system, batch, bf16, device))
+            if number >= options.warmup:
+                seconds.append(time.perf_counter() - start)
+        optimiser = [v for s in system.optimizer.state.values() for v in s.values() if torch.is_tensor(v)]
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        if device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated() / 2**30
+        row = {
+            "system": name, "seconds": statistics.median(seconds), "peak": peak, "first_loss": losses[0], "parameters": parameters,
+            "trained": sum(p.numel() for p in system.trained),
+            "state": size_of(system.teacher_tensors()) + size_of(system.trained) + size_of(optimiser),
+        }  # fmt: skip
+        if "LoRA" in name:
+            row |= round_trip(system, batch, options, Path(folder), device)
+    return row
+
+
+def round_trip(system: Ours, batch, options, base: Path, device) -> dict:
+    """Bytes of the saved adapter, and the largest differences after loading, merging and resuming."""
+    from peft import PeftModel
+    from safetensors.torch import load_file, save_file
+    from transformers import AutoModelForAudioFrameClassification
+
+    learner, folder = system.learner, base / "adapter"
+    x = batch["input_values"][:2]
+
+    @torch.no_grad()
+    def logits(model):
+        return model.to(device).eval()(x).logits
+
+    learner.eval()
+    expected = learner.predict("teacher", input_values=x).logits
+    with learner.as_network("teacher") as teacher:
+        teacher.save_pretrained(folder)
+    loaded = AutoModelForAudioFrameClassification.from_pretrained(folder)
+    merged = PeftModel.from_pretrained(
+        AutoModelForAudioFrameClassification.from_pretrained(base), folder
+    ).merge_and_unload()
+    out = {
+        "adapter_bytes": sum(p.stat().st_size for p in folder.glob("*.safetensors")),
+        "loaded": float((logits(loaded) - expected).abs().max()),
+        "merged": float((logits(merged) - expected).abs().max()),
+        "change": float((logits(AutoModelForAudioFrameClassification.from_pretrained(base)) - expected).abs().max()),
+    }
+    # Resume: the state goes to a file and into a new run, which then takes the same step.
+    save_file({k: v.detach().clone() for k, v in learner.state_dict().items()}, base / "state.safetensors")
+    torch.save(system.optimizer.state_dict(), base / "optimizer.pt")
+    other = Ours(
+        hf_sed.add_lora(AutoModelForAudioFrameClassification.from_pretrained(base), r=options.rank).to(device), options
+    )
+    other.learner.load_state_dict(load_file(base / "state.safetensors"))
+    other.optimizer.load_state_dict(torch.load(base / "optimizer.pt"))
+    for run in (system, other):
+        run.learner.train()
+        torch.manual_seed(99)
+        step(run, batch, False, device)
+    pairs = zip(learner.state_dict().values(), other.learner.state_dict().values(), strict=True)
+    out["resumed"] = max(float((a.float() - b.float()).abs().max()) for a, b in pairs)
+    return out
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", default="recipes/few_labels.yaml")
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--warmup", type=int, default=3)
-    parser.add_argument("--output", help="also write the numbers as JSON")
+    parser.add_argument("--encoder", default="atst-frame", help="atst-frame, beats, passt, yamnet or a folder")
+    parser.add_argument("--cnn-branch", action="store_true", help="ATST-SED's convolutional branch beside it")
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--warmup", type=int, default=2)
+    parser.add_argument("--rank", type=int, default=8)
+    parser.add_argument("--frozen", nargs="*", default=[])
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--bf16", action="store_true", help="rows in bfloat16 autocast too")
+    parser.add_argument("--compile", action="store_true", help="a row with the encoder under torch.compile too")
+    parser.add_argument("--output", help="also write the rows as JSON")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    recipe = load_recipe(options.recipe)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    quotas = recipe.arguments(recipe.stages[-1], "unused").batch_quotas
-    values = recipe.data.compose or {}
-    from hf_sed.data.soundscapes import settings_from
-
-    settings = settings_from(values.get("settings") or {})
-    scenes = compose(None, {"strong": 120, "weak": 120, "unlabelled": 240}, settings, num_proc=2)
-    config = recipe.model.build(sorted({t for tags in scenes["weak"]["tags"] for t in tags})).config
-    clips = SedClips(scenes, config)
-    ten = recipe.model.build([str(i) for i in range(10)]).config
-    batch = collate_clips([clips[name, i, 0] for name, quota in quotas.items() for i in range(quota)])
-    batch.pop("clip_number")
-    for key in ("strong_targets", "weak_targets"):  # ten classes, whatever the bank has
-        batch[key] = torch.nn.functional.pad(batch[key], (0, ten.num_labels - batch[key].shape[-1]))
-    batch = {k: v.to(device) for k, v in batch.items()}
-
-    size = len(batch["groups"])
-    name = (
-        torch.cuda.get_device_name()
-        if device.type == "cuda"
-        else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
-    )
-    results = {p: measure(p, recipe, batch, device, options.steps, options.warmup) for p in PRESETS}
-    any_row = results["conditional-mixup"]
+    if options.one:
+        print(json.dumps(measure(options.one, options)))
+        return
+    cuda = torch.cuda.is_available()
+    names = ["reference-style", "ours", "ours, LoRA"]
+    names += ["ours, compiled"] if options.compile else []
+    names += ["ours, bfloat16", "ours, LoRA, bfloat16"] if options.bf16 or cuda else []
+    names += ["ours, compiled, bfloat16"] if options.compile and (options.bf16 or cuda) else []
+    rows = []
+    for name in names:
+        command = [sys.executable, "-W", "ignore", __file__, "--one", name, *sys.argv[1:]]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        rows.append(json.loads(done.stdout.splitlines()[-1]))
+        print(rows[-1], file=sys.stderr)
+    device = torch.cuda.get_device_name() if cuda else f"{platform.machine()} CPU, {options.threads} threads"
+    print(f"{device}, torch {torch.__version__}, {options.encoder}{' and CNN branch' if options.cnn_branch else ''}, "
+          f"{options.batch_size} ten-second clips, {rows[0]['parameters']:,} parameters\n")  # fmt: skip
     print(
-        f"{name}, torch {torch.__version__}; {size} clips of {settings.duration:g} s; detector {any_row['parameters']:,} parameters,"
+        "| step | s/step | of reference-style's speed | peak memory (GiB) | trained parameters | training state (MB) |"
     )
-    print(f"projector and predictor {any_row['head_parameters']:,}\n")
-    print("| preset | s/step | clips/s | " + " | ".join(PARTS) + " | of supervised |")
-    print("|---|---|---|" + "---|" * (len(PARTS) + 1))
-    for preset, row in results.items():
-        parts = " | ".join(f"{row[p]:.3f}" for p in PARTS)
-        ratio = row["step"] / results["supervised"]["step"]
-        print(f"| {preset} | {row['step']:.3f} | {size / row['step']:.0f} | {parts} | {ratio:.2f} |")
-    step, share = waiting_share(recipe, scenes, 4 * options.steps)
-    print(f"\nSedTrainer, conditional-mixup, default loader: {step:.3f} s/step, {share:.1%} of it waiting for data")
+    print("|---|---|---|---|---|---|")
+    for row in rows:
+        print(
+            f"| {row['system']} | {row['seconds']:.2f} | {rows[0]['seconds'] / row['seconds']:.2f} | {row['peak']:.2f} | "
+            f"{row['trained']:,} | {row['state'] / 1e6:.1f} |"
+        )
+    full, lora = rows[1], rows[2]
+    print(
+        f"\nloss of the first step: {rows[0]['first_loss']:.6f} reference-style, {full['first_loss']:.6f} ours\n"
+        f"LoRA's training state: {lora['state'] / full['state']:.1%} of the full one's; adapter on disk {lora['adapter_bytes'] / 1e6:.2f} MB\n"
+        f"adapter (logits {lora['change']:.2g} away from its base): loaded {lora['loaded']:.1e}, merged {lora['merged']:.1e}, resumed "
+        f"{lora['resumed']:.1e} apart"
+    )
     if options.output:
-        with open(options.output, "w") as file:
-            json.dump(
-                {"device": name, "clips": size, "presets": results, "trainer_step": step, "waiting_share": share},
-                file,
-                indent=1,
-            )
+        Path(options.output).write_text(
+            json.dumps({"device": device, "options": vars(options), "rows": rows}, indent=1) + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ class SedTrainingArguments(MethodSettings, TrainingArguments):
             that matches its name at its start, else `learning_rate`. Schedules scale all of them alike.
         layer_decay: the encoder's rates are multiplied by this once for every layer below its output (ATST-SED stage 2: 0.5).
         final_learning_rate_ratio: where the "ramp" schedule ends, relative to `learning_rate`; 1 stays constant.
+        audio_cache_dir: keep clips there decoded and resampled (`hf_sed.data.audio_cache`); None decodes them in each epoch.
         compile_encoder: run the encoder through `torch.compile` (the first steps then take minutes).
     """
 
@@ -36,6 +37,7 @@ class SedTrainingArguments(MethodSettings, TrainingArguments):
     layer_decay: float = 1.0
     learning_rate_schedule: str = "ramp"
     final_learning_rate_ratio: float = 1.0
+    audio_cache_dir: str | None = None
     compile_encoder: bool = False
 
     # Other defaults than transformers': rows hold columns that no model's forward names; waiting for data must not bound

@@ -19,6 +19,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
+from ..data.audio_cache import resampled
 from ..data.batches import QuotaBatchSampler, SedClips, check_quotas, collate_clips
 from ..models.sed.feature_extraction_sed import SedFeatureExtractor
 from .arguments import SedTrainingArguments
@@ -30,6 +31,8 @@ from .student_teacher import NETWORKS, StudentTeacher
 
 if TYPE_CHECKING:
     import datasets
+
+    from ..models.sed.configuration_sed import SedConfig
 
 logger = get_logger(__name__)
 
@@ -97,14 +100,14 @@ class SedTrainer(Trainer):
         if self._sources:
             args.batch_quotas = batch_quotas(self._sources, args)
             args.per_device_train_batch_size = -(-sum(args.batch_quotas.values()) // args.world_size)
-            self._sources = {name: self._sources[name] for name in args.batch_quotas}
+            self._sources = {name: self._cached(self._sources[name], args, config) for name in args.batch_quotas}
             clips = SedClips(self._sources, config, config.clip_length, _data_seed(args))
         if eval_dataset is not None:
             if set(eval_dataset["kind"]) != {"strong"}:
                 raise ValueError(
                     "eval_dataset: every clip must be of kind 'strong'; PSDS needs events with onset and offset."
                 )
-            eval_clips = SedClips({"validation": eval_dataset}, config)
+            eval_clips = SedClips({"validation": self._cached(eval_dataset, args, config)}, config)
             if compute_metrics is None:
                 from ..metrics.detection import DetectionMetrics
 
@@ -137,6 +140,14 @@ class SedTrainer(Trainer):
     def clip_counts(self) -> dict[str, int]:
         """Source -> number of its training clips."""
         return {name: len(dataset) for name, dataset in self._sources.items()}
+
+    @staticmethod
+    def _cached(dataset: datasets.Dataset, args: SedTrainingArguments, config: SedConfig) -> datasets.Dataset:
+        """The data set, or where `audio_cache_dir` is set its resampled copy; the first process of a machine writes it."""
+        if args.audio_cache_dir is None:
+            return dataset
+        with args.main_process_first():
+            return resampled(dataset, config.sampling_rate, args.audio_cache_dir, max(args.dataloader_num_workers, 1))
 
     # --- data ---------------------------------------------------------------------------------------------------
 

@@ -215,6 +215,16 @@ def test_clips_of_different_length_can_be_mixed(make_learner):
     assert all(torch.isfinite(p.grad).all() for p in learner.parameters() if p.grad is not None)
 
 
+@pytest.mark.parametrize(("plan", "factor"), [(a_plan(), 0.125), (unmixed_plan(8), 1.0)], ids=["mixed", "unmixed"])
+def test_mixed_batches_can_weigh_the_pseudo_labels_less(make_learner, plan, factor):
+    parts = []
+    for mixed_factor in (1.0, 0.125):
+        learner = make_learner("ict", teacher_offset=0.5, consistency_weight=8.0, consistency_mixed_factor=mixed_factor)
+        out = learner(**make_batch(learner.detector.config), plan=plan)
+        parts.append(out.loss.detach() - out.terms["loss_strong"] - 0.5 * out.terms["loss_weak"])
+    assert float(parts[1]) == pytest.approx(factor * float(parts[0]), rel=1e-4)
+
+
 # --- teacher --------------------------------------------------------------------------------------------------------
 
 
