@@ -86,3 +86,15 @@ def add_lora(
         **kwargs,
     )
     return get_peft_model(model, config)
+
+
+def adapter_settings(model) -> dict | None:
+    """What a model's adapter was made with, in the words of [`add_lora`]; None for a model without one."""
+    if not hasattr(model, "peft_config"):
+        return None
+    config = model.peft_config[model.active_adapter]
+    out = {"r": config.r, "alpha": config.lora_alpha, "dropout": config.lora_dropout}
+    unusual = {"use_dora": config.use_dora, "use_rslora": config.use_rslora}
+    if config.init_lora_weights is not True:
+        unusual["init_lora_weights"] = config.init_lora_weights
+    return out | {name: value for name, value in unusual.items() if value}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from transformers import TrainingArguments
 
 from .method import MethodSettings
@@ -57,6 +58,9 @@ class SedTrainingArguments(MethodSettings, TrainingArguments):
     def __post_init__(self):
         if self.dataloader_num_workers == 0:
             self.dataloader_persistent_workers = False
+        if not torch.accelerator.is_available():
+            # Unless told so, transformers refuses bf16 and leaves each of several processes on CPUs to itself.
+            self.use_cpu = True
         super().__post_init__()
         self.resolve_preset()
         if self.device.type == "cpu":

@@ -351,7 +351,6 @@ def run_stage(
         "stage": stage.name,
         "model": str(folder),
         "started_from": start or recipe.model.init_from,
-        "lora": stage.lora,
         "data": {k: v for k, v in asdict(recipe.data).items() if v is not None},
         "train_seconds": round(seconds, 1),
         **training_record(trainer, metrics),

@@ -8,6 +8,7 @@ from dataclasses import fields
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+from .adapters import adapter_settings
 from .method import MethodSettings
 
 if TYPE_CHECKING:
@@ -28,9 +29,12 @@ def training_record(trainer: SedTrainer, metrics: Mapping[str, float] | None = N
         "parameters": sum(p.numel() for p in detector.parameters()),
         "trained_parameters": sum(p.numel() for p in trainer.learner.student.parameters() if p.requires_grad),
         "seed": args.seed,
+        "lora": adapter_settings(trainer.learner.student),
         "steps": trainer.state.global_step,
         "method": {f.name: getattr(args, f.name) for f in fields(MethodSettings)},
         "learning_rate": args.learning_rate,
+        "learning_rate_mapping": args.learning_rate_mapping or {},
+        "layer_decay": args.layer_decay,
         "batch_quotas": args.batch_quotas,
         "clips": trainer.clip_counts,
         "validation_clips": None if trainer.eval_dataset is None else len(trainer.eval_dataset),

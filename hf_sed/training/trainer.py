@@ -197,9 +197,9 @@ class SedTrainer(Trainer):
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """transformers' optimiser, with a parameter group for each rate (`hf_sed.training.learning_rates`)."""
+        new, args, detector = self.optimizer is None, self.args, self.learner.detector
         optimizer = super().create_optimizer(model)
-        args, detector = self.args, self.learner.detector
-        if args.learning_rate_mapping or args.layer_decay != 1.0:
+        if new and (args.learning_rate_mapping or args.layer_decay != 1.0):
             rates = learning_rates(detector, args.learning_rate, args.learning_rate_mapping, args.layer_decay)
             optimizer.param_groups[:] = group_by_rate(optimizer.param_groups, rates, detector.named_parameters())
         return optimizer
@@ -389,7 +389,7 @@ def batch_quotas(sources: Mapping[str, datasets.Dataset], args: SedTrainingArgum
         )
     if wanted:
         return {name: wanted[name] for name in names}
-    each = args.per_device_train_batch_size // len(names)
+    each = args.per_device_train_batch_size * args.world_size // len(names)
     quotas = dict.fromkeys(names, max(each, 1))
     check_quotas({name: len(sources[name]) for name in names}, quotas)
     return quotas

@@ -147,3 +147,54 @@ def test_a_launch_that_starts_one_process_instead_of_two_says_so(two_processes, 
     )  # fmt: skip
     assert "asked for several processes but started only this one" in done.stderr
     assert "recipes/accelerate/multi_cpu.yaml" in done.stderr
+
+
+def test_a_recipe_runs_on_two_processes_and_resumes_on_one(tmp_path):
+    """From no scenes at all, through two stages, the second of them an adapter; then a resume by a single process."""
+    crnn = {"model_type": "hf-sed-crnn", "conv_filters": [4, 6], "pooling": [[2, 8], [2, 8]]}
+    recipe = {
+        "output_dir": str(tmp_path / "run"),
+        "data": {
+            "path": str(tmp_path / "scenes"),
+            "compose": {
+                "sizes": {"strong": 6, "weak": 4, "unlabelled": 6, "validation": 3},
+                "settings": {"duration": 2.0},
+                "labels": ["Alarm", "Knock"],
+            },
+        },
+        "model": {"config": {"backbone_config": crnn, "sequence_hidden_size": 4, "sequence_layers": 1, "clip_length": 2.0}},
+        "training": {"max_steps": 2, "save_steps": 1, "audio_cache_dir": str(tmp_path / "cache"), "disable_tqdm": True},
+        "stages": [
+            {"name": "stage1", "training": {"preset": "supervised", "batch_quotas": {"strong": 2, "weak": 2}}},
+            {"name": "stage2", "training": {"batch_quotas": {"strong": 2, "weak": 1, "unlabelled": 2}}, "lora": {"r": 2}},
+        ],
+    }  # fmt: skip
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    command = (ROOT / "recipes/train.py", tmp_path / "recipe.yaml")
+    done = accelerate_launch(*command)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [line.split(":")[0] for line in done.stdout.splitlines() if line.startswith("stage")] == ["stage1", "stage2"]
+    record = json.loads((tmp_path / "run" / "stage2" / "results.json").read_text())
+    assert record["machine"].endswith("2 process(es)") and record["steps"] == 2
+    assert (tmp_path / "run" / "stage2" / "adapter_model.safetensors").is_file()
+    assert len(list((tmp_path / "cache").glob("*.arrow"))) == 4
+
+    (tmp_path / "run" / "stage2" / "results.json").unlink()
+    launch = [sys.executable, *map(str, command), "--resume", "--set", "max_steps=3"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(launch, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "was written by 2 process(es) and is resumed by 1" in done.stderr
+    record = json.loads((tmp_path / "run" / "stage2" / "results.json").read_text())
+    assert record["machine"].endswith("1 process(es)") and record["steps"] == 3
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes/accelerate").glob("*.yaml")), ids=lambda p: p.name)
+def test_the_shipped_accelerate_configs_are_valid(path):
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config = load_config_from_file(str(path))
+    many, gpu = path.stem.startswith("multi"), path.stem.endswith("gpu")
+    assert (config.num_processes > 1) == many
+    assert config.distributed_type == ("MULTI_GPU" if many else "NO")
+    assert config.mixed_precision == ("bf16" if gpu else "no")

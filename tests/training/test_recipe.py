@@ -80,7 +80,9 @@ def test_an_unfinished_run_is_not_overwritten(values, tmp_path):
 
 def test_a_recipe_trains_an_adapter(values, tmp_path):
     record = run_recipe(recipe_from({**values, "lora": {"r": 2}}))[1]
-    assert record["lora"] == {"r": 2}
+    assert record["lora"] == {"r": 2, "alpha": 4, "dropout": 0.0}
+    card = (tmp_path / "run" / "stage2" / "README.md").read_text()
+    assert "| adapter | LoRA, r 2, alpha 4, dropout 0.0;" in card
     assert record["trained_parameters"] < record["parameters"]
     assert (tmp_path / "run" / "stage2" / "adapter_model.safetensors").is_file()
     single = {**values, "stages": None, "output_dir": str(tmp_path / "single"), "lora": {"r": 2}}
@@ -112,7 +114,28 @@ def test_a_comparison_starts_all_presets_from_the_same_model(values, tmp_path):
     assert json.loads((tmp_path / "run" / "results.json").read_text())["rows"] == json.loads(json.dumps(result["rows"]))
     table = format_table(result["rows"])
     assert table.count("\n") == 4
+    for row, run in ((r, runs[r["row"], 0]) for r in result["rows"]):
+        assert row["trained_parameters"] == run["trained_parameters"] > 0
+        assert row["saved_bytes"] > 4 * run["parameters"]
     assert "| 2 | 2 |" in next(line for line in table.splitlines() if line.startswith("| conditional-mixup |"))
+
+
+def test_a_comparison_sets_adapters_beside_all_weights(values, tmp_path):
+    values["compare"] = {
+        "presets": ["supervised"],
+        "variants": {"": {}, "LoRA r=2": {"lora": {"r": 2}, "training": {"learning_rate": 0.005}}},
+    }
+    result = run_comparison(recipe_from(values))
+    full, adapter = result["rows"][1:]
+    assert (full["row"], adapter["row"]) == ("supervised", "supervised LoRA r=2")
+    assert adapter["trained_parameters"] < full["trained_parameters"]
+    runs = {r["row"]: r for r in result["runs"]}
+    assert [runs[r["row"]]["learning_rate"] for r in (full, adapter)] == [0.001, 0.005]
+    assert runs[full["row"]]["lora"] is None and runs[adapter["row"]]["lora"]["r"] == 2
+    assert (tmp_path / "run" / "seed0" / "supervised_LoRA_r=2" / "adapter_model.safetensors").is_file()
+    values["compare"]["variants"]["x"] = {"trainig": {}}
+    with pytest.raises(RecipeError, match=r"compare\.variants\.x: unknown key 'trainig'"):
+        recipe_from(values)
 
 
 def test_sources_can_be_annotated_folders(values, tmp_path):

@@ -75,7 +75,8 @@ def test_a_step_in_bfloat16_autocast_or_weights(dtype):
 
 
 def test_bf16_training_logs_saves_and_keeps_float32_averages(make_trainer, tmp_path):
-    trainer = make_trainer(model=transformer(), bf16=True, max_steps=2, save_steps=1)
+    # As a user would, without use_cpu where there is no accelerator.
+    trainer = make_trainer(model=transformer(), bf16=True, max_steps=2, save_steps=1, use_cpu=False)
     trainer.train()
     assert all(v.dtype != torch.bfloat16 for v in trainer.learner.teacher.buffers())
     resumed = make_trainer(model=transformer(), bf16=True, max_steps=3, save_steps=1)
