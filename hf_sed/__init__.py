@@ -3,7 +3,7 @@
 The path of a clip, and where each step lives:
 
     file -> `audio` -> `data.schema` row -> `data.batches` (waveforms, targets, masks)
-    -> `models.front_ends` (linear mel) -> `training.mixup` -> encoder (`models.crnn`, …)
+    -> `models.front_ends` (linear mel) -> `training.mixup` -> `training.augmentation` -> encoder (`models.crnn`, …)
     -> `models.sed` (frame logits, clip probabilities, embeddings)
     -> `training.losses` -> `training.student_teacher` -> `training.trainer`
     or -> `inference.post_processing` -> `events` -> `metrics`, `inference.pipeline`, TSV, Space

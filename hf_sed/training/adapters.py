@@ -16,14 +16,18 @@ _SAVED_WHOLE = ("cnn_branch", "merge", "sequence_model", "strong_head", "attenti
 
 
 def lora_targets(model) -> list[str]:
-    """Names of the encoder's linear layers or of its (not depthwise) convolutions, whichever hold more parameters."""
+    """Names of the encoder's linear layers or of its (not depthwise) convolutions, whichever hold more parameters.
+
+    Without the key projections of attention: scores depend on queries and keys through their product alone, of which an
+    adapter of the queries reaches every change of its rank.
+    """
     kinds = []
     for kind in (nn.Linear, nn.Conv2d):
         layers = {n: m for n, m in model.model.backbone.named_modules() if isinstance(m, kind)}
         layers = {n: m for n, m in layers.items() if getattr(m, "groups", 1) == 1}
         kinds.append((sum(m.weight.numel() for m in layers.values()), layers))
     _, largest = max(kinds, key=lambda k: k[0])
-    return [f"model.backbone.{name}" for name in largest]
+    return [f"model.backbone.{name}" for name in largest if name.rsplit(".", 1)[-1] not in ("k_proj", "key")]
 
 
 def _modules_to_save(model) -> list[str]:

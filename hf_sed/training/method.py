@@ -6,6 +6,7 @@ setting here.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 
 from .augmentation import build_augmentation
@@ -49,7 +50,7 @@ class MethodSettings:
         projector_hidden_size: width inside projector and predictor; None: twice the embedding's, at most the
             published 4096, which would outweigh a small encoder.
         projector_size: width of the compared vectors; None: the embedding's, at most the published 256.
-        augmentation: list of augmentations, each a dict with its ``name``, see `hf_sed.training.augmentation`.
+        augmentation: each a dict with its ``name``, or that as JSON, see `hf_sed.training.augmentation`.
         weak_loss_weight: weight of the supervised clip-level loss (ATST-SED: 1 in stage 1, 0.5 in stage 2).
         ramp_steps: optimiser steps over which both losses and, in the "ramp" schedule, the learning rate rise.
         ema_decay: m of the teacher's moving average.
@@ -77,7 +78,7 @@ class MethodSettings:
     contrastive_layer: str = "sequence"
     projector_hidden_size: int | None = None
     projector_size: int | None = None
-    augmentation: list = field(default_factory=list)
+    augmentation: list[str] = field(default_factory=list, metadata={"help": "augmentations, each as JSON"})
     weak_loss_weight: float = 0.5
     ramp_steps: int = 0
     ema_decay: float = 0.999
@@ -102,6 +103,7 @@ class MethodSettings:
         }.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} {getattr(self, name)!r}; expected one of {', '.join(allowed)}.")
+        self.augmentation = [json.loads(a) if isinstance(a, str) else a for a in self.augmentation]
         for augmentation in self.augmentation:
             build_augmentation(augmentation)
         for name, low, high in (("mixup_probability", 0, 1), ("mixup_threshold", 0.5, 1), ("ema_decay", 0, 1)):

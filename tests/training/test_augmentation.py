@@ -265,7 +265,7 @@ def test_every_augmentation_trains_with_padded_clips_and_leaves_losses_finite(na
     module = learner(detector, augmentation=[{"name": name}], mixup_probability=1.0)
     loss = module(**inputs).loss
     loss.backward()
-    assert math.isfinite(float(loss))
+    assert math.isfinite(loss.item())
     assert all(p.grad.isfinite().all() for p in detector.parameters() if p.grad is not None)
 
 

@@ -274,3 +274,18 @@ def test_learning_rates_by_name_follow_the_schedule(make_trainer):
     trainer.train()
     last = {round(g["lr"] / g["initial_lr"], 6) for g in trainer.optimizer.param_groups}
     assert last == {0.5}
+
+
+def test_arguments_come_from_a_command_line(tmp_path):
+    from transformers import HfArgumentParser
+
+    command = [
+        "--output_dir", str(tmp_path), "--preset", "ict", "--frozen", "model.backbone", "model.merge", "--layer_decay", "0.5",
+        "--learning_rate_mapping", '{"model.backbone": 0.1}', "--batch_quotas", '{"strong": 2}',
+        "--augmentation", '{"name": "gain", "decibels": [-3, 3]}', '{"name": "time_shift"}',
+    ]  # fmt: skip
+    (args,) = HfArgumentParser(hf_sed.SedTrainingArguments).parse_args_into_dataclasses(command)
+    assert args.frozen == ["model.backbone", "model.merge"]
+    assert args.learning_rate_mapping == {"model.backbone": 0.1} and args.layer_decay == 0.5
+    assert [a["name"] for a in args.augmentation] == ["gain", "time_shift"]
+    assert "augmentations, each as JSON" in HfArgumentParser(hf_sed.SedTrainingArguments).format_help()
