@@ -1,7 +1,7 @@
 """What a semi-supervised fine-tuning step costs: reference-style, ours, and ours as an adapter, on the same batch.
 
     python benchmarks/training_step.py --encoder atst-frame --cnn-branch --batch-size 4
-    python benchmarks/training_step.py --encoder runs/yamnet --batch-size 16 --frozen 'model\\.backbone\\.layers\\.\\d+\\.\\w+_norm'
+    python benchmarks/training_step.py --recipe recipes/few_labels_yamnet.yaml   # model, batch and frozen parts of its last stage
 
 - reference-style: two full models, front end once for each, eager attention, Adam without fusing and the average parameter by
   parameter, as in ATST-SED and the DCASE baseline.
@@ -37,25 +37,19 @@ import hf_sed
 from hf_sed.training.losses import consistency_loss
 from hf_sed.training.method import MethodSettings
 from hf_sed.training.mixup import draw_plan
+from hf_sed.training.recipe import load_recipe
 from hf_sed.training.student_teacher import StudentTeacher
 
 LABELS = list("0123456789")
 KINDS = (0, 0, 1, 2)  # strong, strong, weak, unlabelled
 
 
-def encoder_config(name: str):
-    """Config of an encoder by its published name, or of a folder."""
-    named = {
-        "atst-frame": hf_sed.AtstConfig,
-        "beats": hf_sed.BeatsConfig,
-        "passt": hf_sed.PasstConfig,
-        "yamnet": hf_sed.YamnetConfig,
-    }
-    if name in named:
-        return named[name]()
-    from transformers import AutoConfig
-
-    return AutoConfig.from_pretrained(name)
+ENCODERS = {
+    "atst-frame": hf_sed.AtstConfig,
+    "beats": hf_sed.BeatsConfig,
+    "passt": hf_sed.PasstConfig,
+    "yamnet": hf_sed.YamnetConfig,
+}
 
 
 @torch.no_grad()
@@ -69,14 +63,19 @@ def fill_by_rule(model: torch.nn.Module) -> None:
 
 
 def build_detector(options, attention: str) -> hf_sed.SedForAudioFrameClassification:
-    config = encoder_config(options.encoder)
-    if options.encoder in ("yamnet", "runs/yamnet"):
-        config.out_layers = [6, 12, 14]
-    sed = hf_sed.SedConfig(
-        backbone_config=config.to_dict(), labels=LABELS, cnn_branch={} if options.cnn_branch else None, dropout=0.5
-    )
-    sed._attn_implementation = attention if hasattr(config, "num_attention_heads") else None
-    detector = hf_sed.SedForAudioFrameClassification(sed)
+    if options.recipe:
+        detector = load_recipe(options.recipe).model.build(LABELS)
+        if detector._supports_attention_backend and hasattr(detector.config.backbone_config, "num_attention_heads"):
+            detector.set_attn_implementation(attention)
+    else:
+        sed = hf_sed.SedConfig(
+            backbone_config=ENCODERS[options.encoder]().to_dict(),
+            labels=LABELS,
+            cnn_branch={} if options.cnn_branch else None,
+        )
+        if hasattr(sed.backbone_config, "num_attention_heads"):
+            sed._attn_implementation = attention
+        detector = hf_sed.SedForAudioFrameClassification(sed)
     fill_by_rule(detector)
     return detector
 
@@ -110,7 +109,7 @@ class ReferenceStyle:
 
         self.losses = strong_bce, weak_bce
         self.settings = settings_of(options)
-        self.student = StudentTeacher(detector, self.settings).student.train()
+        self.student = StudentTeacher(detector, self.settings).train().student  # frozen BatchNorm in evaluation mode
         self.teacher = copy.deepcopy(self.student)
         for parameter in self.teacher.parameters():
             parameter.requires_grad_(False)
@@ -259,7 +258,8 @@ def round_trip(system: Ours, batch, options, base: Path, device) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--encoder", default="atst-frame", help="atst-frame, beats, passt, yamnet or a folder")
+    parser.add_argument("--encoder", default="atst-frame", choices=list(ENCODERS))
+    parser.add_argument("--recipe", help="take model, batch size and frozen parts from there")
     parser.add_argument("--cnn-branch", action="store_true", help="ATST-SED's convolutional branch beside it")
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--steps", type=int, default=5)
@@ -272,6 +272,10 @@ def main() -> None:
     parser.add_argument("--output", help="also write the rows as JSON")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.recipe:
+        recipe = load_recipe(options.recipe)
+        stage = recipe.arguments(recipe.stages[-1], Path("unused"))
+        options.batch_size, options.frozen = sum(stage.batch_quotas.values()), stage.frozen
     if options.one:
         print(json.dumps(measure(options.one, options)))
         return
@@ -287,7 +291,8 @@ def main() -> None:
         rows.append(json.loads(done.stdout.splitlines()[-1]))
         print(rows[-1], file=sys.stderr)
     device = torch.cuda.get_device_name() if cuda else f"{platform.machine()} CPU, {options.threads} threads"
-    print(f"{device}, torch {torch.__version__}, {options.encoder}{' and CNN branch' if options.cnn_branch else ''}, "
+    print(f"{device}, torch {torch.__version__}, {options.recipe or options.encoder}"
+          f"{' and CNN branch' if options.cnn_branch else ''}, "
           f"{options.batch_size} ten-second clips, {rows[0]['parameters']:,} parameters\n")  # fmt: skip
     print(
         "| step | s/step | of reference-style's speed | peak memory (GiB) | trained parameters | training state (MB) |"

@@ -22,7 +22,7 @@ from hf_sed.training.checkpoints import last_complete_checkpoint, what_is_missin
 from tests.conftest import tiny_config
 from tests.training.helpers import arguments
 
-STEPS, SAVE_STEPS = 30, 3
+STEPS, SAVE_STEPS = 75, 5
 
 
 class Tell(TrainerCallback):
@@ -104,8 +104,8 @@ if __name__ == "__main__":
     ends, half_written = [], 0
     if seed >= 0:
         draw = random.Random(seed)
-        kills = [{"moment": "t", "delay": draw.uniform(0, 0.3)}]
-        kills += [{"moment": "s", "delay": draw.uniform(0, 0.1)} for _ in range(2)]
+        kills = [{"moment": "t", "delay": draw.uniform(0, 0.15)}]
+        kills += [{"moment": "s", "delay": draw.uniform(0, 0.05)} for _ in range(2)]
         kills += [{"moment": "c", "delay": draw.uniform(0, 0.02)} for _ in range(3)]
         inside = ("before the manifest", "before the optimiser", "in the training state")
         kills += [{"die_in": place} for place in inside]
