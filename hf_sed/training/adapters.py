@@ -92,9 +92,21 @@ def add_lora(
     return get_peft_model(model, config)
 
 
+def load_merged(folder: str | Path):
+    """The plain detector that a saved adapter and its base make. It has no place on disk of its own."""
+    from peft import PeftConfig, PeftModel
+    from transformers import AutoModelForAudioFrameClassification
+
+    base = PeftConfig.from_pretrained(folder).base_model_name_or_path
+    base = AutoModelForAudioFrameClassification.from_pretrained(base)
+    model = PeftModel.from_pretrained(base, folder).merge_and_unload()
+    model.config._name_or_path = ""
+    return model
+
+
 def adapter_settings(model) -> dict | None:
     """What a model's adapter was made with, in the words of [`add_lora`]; None for a model without one."""
-    if not hasattr(model, "peft_config"):
+    if not hasattr(model, "get_base_model"):
         return None
     config = model.peft_config[model.active_adapter]
     out = {"r": config.r, "alpha": config.lora_alpha, "dropout": config.lora_dropout}

@@ -290,14 +290,15 @@ class AugmentationChain:
         return input_values, strong_targets
 
     def views(
-        self, student: Spectrograms, teacher: Spectrograms, groups: torch.Tensor
-    ) -> tuple[Spectrograms, Spectrograms]:
-        """What the student and what the teacher hears, of what each would hear without augmentation."""
+        self, student: Spectrograms, teacher: Spectrograms | None, groups: torch.Tensor
+    ) -> tuple[Spectrograms, Spectrograms | None]:
+        """What the student and what the teacher (None: it does not listen) hears, of what each would hear without
+        augmentation."""
         groups = groups.cpu()
         for augmentation in self.chain:
             draw = self._draw(augmentation, groups)
             student = self._apply(augmentation, student, *draw)
-            if augmentation.teacher != "clean":
+            if teacher is not None and augmentation.teacher != "clean":
                 own = draw if augmentation.teacher == "same" else self._draw(augmentation, groups)
                 teacher = self._apply(augmentation, teacher, *own)
         return student, teacher

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from accelerate import PartialState
 
-from .adapters import add_lora, check_lora
+from .adapters import add_lora, check_lora, load_merged
 from .arguments import SedTrainingArguments
 from .method import PRESETS
 from .record import training_record
@@ -139,9 +139,9 @@ class DataRecipe:
 
 @dataclass
 class ModelRecipe:
-    """What is trained: a new detector of ``config`` (fields of `SedConfig`), or with ``init_from`` (folder or hub id) a
-    trained detector, or a new one on that encoder, whose own config ``backbone`` changes. ``labels``: class names; default:
-    those of the labelled clips, sorted."""
+    """What is trained: a new detector of ``config`` (fields of `SedConfig`); or with ``init_from`` (folder or hub id) a trained
+    detector (an adapter is merged into its base), or a new one on that encoder, whose own config ``backbone`` changes.
+    ``labels``: class names; default: those of the labelled clips, sorted."""
 
     init_from: str | None = None
     config: dict = field(default_factory=dict)
@@ -150,7 +150,7 @@ class ModelRecipe:
 
     def build(self, found_labels: Sequence[str]):
         """The detector."""
-        from transformers import AutoConfig, AutoModelForAudioFrameClassification
+        from transformers import AutoConfig
 
         from ..models.sed.configuration_sed import SedConfig
         from ..models.sed.modeling_sed import SedForAudioFrameClassification
@@ -160,7 +160,7 @@ class ModelRecipe:
         if self.init_from is None:
             return SedForAudioFrameClassification(SedConfig(labels=labels, **self.config))
         if (Path(self.init_from) / "adapter_config.json").is_file():
-            return AutoModelForAudioFrameClassification.from_pretrained(self.init_from)
+            return load_merged(self.init_from)
         is_detector = isinstance(AutoConfig.from_pretrained(self.init_from), SedConfig)
         return SedForAudioFrameClassification.from_pretrained(
             self.init_from,

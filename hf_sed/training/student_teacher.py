@@ -207,7 +207,8 @@ class StudentTeacher(nn.Module):
                 mask = torch.arange(clean.samples, device=input_values.device) < plan.lengths(clean.lengths)[:, None]
             mixed = model.spectrograms(plan.mix(input_values), mask)
 
-        of_student, of_teacher = self.augmentation.views(mixed, mixed if s.teacher_sees_mixed else clean, groups)
+        of_teacher = (mixed if s.teacher_sees_mixed else clean) if s.uses_teacher else None
+        of_student, of_teacher = self.augmentation.views(mixed, of_teacher, groups)
         student = self._student_forward(of_student)
         target_of = plan.target if s.mixup_labels == "soft" else plan.union
         terms = {
@@ -300,20 +301,21 @@ class StudentTeacher(nn.Module):
 
     def moving_statistics(self) -> list[torch.Tensor]:
         """Running means and variances that training moves: the student's, teacher's, projector's and predictor's."""
-        live, averaged = {}, []
-        for prefix, module, copy in (
-            ("student", self.student, self.teacher),
-            ("projector", self.projector, self.projector_teacher),
-            ("predictor", self.predictor, None),
-        ):
-            for name, child in [] if module is None else module.named_modules():
-                if not isinstance(child, _BatchNorm) or not child.training:
-                    continue
-                for key in ("running_mean", "running_var"):
-                    live[f"{prefix}.{name}.{key}"] = getattr(child, key)
-                    if copy is not None:
-                        averaged.append(copy.tensors()[f"{name}.{key}"])
-        return [*live.values(), *averaged]
+        found = []
+        pairs = (
+            (self.student, self.teacher),
+            (self.projector, self.projector_teacher),
+            (self.predictor, None),
+        )
+        for module, copy in pairs:
+            copied = {} if copy is None else copy.tensors()
+            for name, child in () if module is None else module.named_modules():
+                if isinstance(child, _BatchNorm) and child.training and child.track_running_stats:
+                    for key in ("running_mean", "running_var"):
+                        found.append(getattr(child, key))
+                        if copy is not None:
+                            found.append(copied[f"{name}.{key}"])
+        return found
 
     def activation_checkpointing_enable(self, **kwargs) -> None:
         """What `Trainer` calls for ``activation_checkpointing=True``."""

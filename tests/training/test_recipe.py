@@ -90,6 +90,26 @@ def test_a_recipe_trains_an_adapter(values, tmp_path):
     assert (tmp_path / "single" / "train" / "base" / "model.safetensors").is_file()
 
 
+@pytest.mark.parametrize("lora", [None, {"r": 3}])
+def test_a_stage_starts_from_the_adapter_of_the_one_before(values, tmp_path, lora):
+    """Merged: what the second stage starts from gives what the first one's adapter gives."""
+    import torch
+    from transformers import AutoModelForAudioFrameClassification
+
+    values["stages"][0] |= {"lora": {"r": 2}}
+    values["stages"][1] |= {"lora": lora}
+    values["training"] |= {"learning_rate": 0.05, "save_strategy": "no", "evaluate_with": "student"}
+    values["stages"][1]["training"] |= {"learning_rate": 0.0, "frozen": [r"model\.backbone.*batch_norm"]}
+    run_recipe(recipe_from(values))
+    stages = [tmp_path / "run" / f"stage{i}" for i in (1, 2)]
+    one, two = (AutoModelForAudioFrameClassification.from_pretrained(f).eval() for f in stages)
+    assert (stages[1] / "adapter_config.json").is_file() == (lora is not None)
+    assert any(p.abs().max() > 0 for n, p in one.named_parameters() if "lora_B" in n)
+    x = 0.1 * torch.randn(2, 8000)
+    with torch.no_grad():
+        assert torch.allclose(one(x).logits, two(x).logits, atol=1e-5)
+
+
 def test_a_comparison_starts_all_presets_from_the_same_model(values, tmp_path):
     values["compare"] = {
         "presets": ["supervised", "conditional-mixup"],
