@@ -5,8 +5,8 @@
 
 - reference-style: two full models, front end once for each, eager attention, Adam without fusing and the average parameter by
   parameter, as in ATST-SED and the DCASE baseline.
-- ours: `StudentTeacher` with SDPA and a fused optimiser; also with the encoder under `torch.compile` (``--compile``), in
-  bfloat16 (``--bf16``; on a GPU always).
+- ours: `StudentTeacher` with SDPA and a fused optimiser; also with float32 matrix products as `float32_matmul_precision:
+  medium` has them, with the encoder under `torch.compile` (``--compile``), in bfloat16 (``--bf16``; on a GPU always).
 - ours, LoRA: the same code around an adapter (``--rank``).
 
 All compute the ict preset's step, every batch mixed, on ten-second clips. Each row is a process of its own, so that its peak
@@ -179,6 +179,8 @@ def measure(name: str, options) -> dict:
     torch.set_num_threads(options.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     bf16, options.compile = "bfloat16" in name, "compiled" in name
+    if "medium" in name:
+        torch.set_float32_matmul_precision("medium")
     reference = name.startswith("reference")
     detector = build_detector(options, "eager" if reference else "sdpa").to(device)
     parameters = sum(p.numel() for p in detector.parameters())
@@ -280,7 +282,7 @@ def main() -> None:
         print(json.dumps(measure(options.one, options)))
         return
     cuda = torch.cuda.is_available()
-    names = ["reference-style", "ours", "ours, LoRA"]
+    names = ["reference-style", "ours", "ours, LoRA", "ours, medium", "ours, LoRA, medium"]
     names += ["ours, compiled"] if options.compile else []
     names += ["ours, bfloat16", "ours, LoRA, bfloat16"] if options.bf16 or cuda else []
     names += ["ours, compiled, bfloat16"] if options.compile and (options.bf16 or cuda) else []
@@ -305,7 +307,7 @@ def main() -> None:
         )
     full, lora = rows[1], rows[2]
     print(
-        f"\nloss of the first step: {rows[0]['first_loss']:.6f} reference-style, {full['first_loss']:.6f} ours\n"
+        f"\nloss of the first step: {', '.join(format(row['first_loss'], '.6f') for row in rows)}\n"
         f"LoRA's training state: {lora['state'] / full['state']:.1%} of the full one's; adapter on disk {lora['adapter_bytes'] / 1e6:.2f} MB\n"
         f"adapter (logits {lora['change']:.2g} away from its base): loaded {lora['loaded']:.1e}, merged {lora['merged']:.1e}, resumed "
         f"{lora['resumed']:.1e} apart"

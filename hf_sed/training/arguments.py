@@ -24,6 +24,9 @@ class SedTrainingArguments(MethodSettings, TrainingArguments):
         layer_decay: the encoder's rates are multiplied by this once for every layer below its output (ATST-SED stage 2: 0.5).
         final_learning_rate_ratio: where the "ramp" schedule ends, relative to `learning_rate`; 1 stays constant.
         audio_cache_dir: keep clips there decoded and resampled (`hf_sed.data.audio_cache`); None decodes them in each epoch.
+        float32_matmul_precision: "highest", "high" or "medium", for `torch.set_float32_matmul_precision`; None leaves it as it is.
+            "high" allows TF32 on GPUs. "medium" hands a CPU's matrix products to oneDNN, which may round factors to bfloat16
+            where the processor has matrix instructions for it (AMX), and keeps float32 where it has not.
         compile_encoder: run the encoder through `torch.compile` (the first steps then take minutes).
     """
 
@@ -39,6 +42,7 @@ class SedTrainingArguments(MethodSettings, TrainingArguments):
     learning_rate_schedule: str = "ramp"
     final_learning_rate_ratio: float = 1.0
     audio_cache_dir: str | None = None
+    float32_matmul_precision: str | None = None
     compile_encoder: bool = False
 
     # Other defaults than transformers': rows hold columns that no model's forward names; waiting for data must not bound
@@ -68,6 +72,10 @@ class SedTrainingArguments(MethodSettings, TrainingArguments):
         if self.learning_rate_schedule not in ("ramp", "transformers"):
             raise ValueError(
                 f"learning_rate_schedule {self.learning_rate_schedule!r}; expected 'ramp' or 'transformers'."
+            )
+        if self.float32_matmul_precision not in (None, "highest", "high", "medium"):
+            raise ValueError(
+                f"float32_matmul_precision {self.float32_matmul_precision!r}; expected 'highest', 'high' or 'medium'."
             )
         if self.remove_unused_columns:
             raise ValueError(

@@ -125,6 +125,8 @@ class SedTrainer(Trainer):
         )
         # Else Trainer leaves the loss undivided by the accumulation steps (it looks for **kwargs in forward).
         self.model_accepts_loss_kwargs = False
+        if args.float32_matmul_precision is not None:
+            torch.set_float32_matmul_precision(args.float32_matmul_precision)
         if args.compile_encoder:
             self.learner.detector.model.backbone.compile()
         self.callback_handler.callbacks.insert(0, _StepCallback(self))

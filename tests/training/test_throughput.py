@@ -34,6 +34,30 @@ def test_activation_checkpointing_changes_no_weight(make_trainer):
     assert_same(*states)
 
 
+def test_the_precision_of_matrix_products_is_torch_s_own_setting(make_trainer):
+    before = torch.get_float32_matmul_precision()
+    try:
+        losses = []
+        for precision in (None, "medium"):
+            torch.set_float32_matmul_precision("highest")
+            trainer = make_trainer(
+                f"{precision}",
+                transformer(),
+                max_steps=2,
+                save_strategy="no",
+                logging_steps=1,
+                float32_matmul_precision=precision,
+            )
+            assert torch.get_float32_matmul_precision() == (precision or "highest")
+            trainer.train()
+            losses.append([log["loss"] for log in trainer.state.log_history if "loss" in log])
+        assert losses[1] == pytest.approx(losses[0], rel=0.02)  # where the processor rounds to bfloat16
+    finally:
+        torch.set_float32_matmul_precision(before)
+    with pytest.raises(ValueError, match="float32_matmul_precision 'low'; expected"):
+        make_trainer(float32_matmul_precision="low")
+
+
 def test_averages_of_a_bfloat16_model_are_float32():
     """A thousand steps of 0.999 towards another value: in bfloat16 they would not move it at all."""
     model = torch.nn.Linear(4, 4).to(torch.bfloat16)
