@@ -15,6 +15,7 @@ from torch.utils.data import Dataset, Sampler
 
 from ..audio import load_audio
 from ..events import Event, events_to_targets, tags_to_targets
+from ..models.masks import length_mask
 from .schema import KINDS, check_schema, undecoded
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def collate_clips(clips: Sequence[Mapping]) -> dict[str, torch.Tensor]:
         },
     }
     if (lengths != lengths[0]).any():
-        batch["attention_mask"] = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
+        batch["attention_mask"] = length_mask(lengths, int(lengths.max())).long()
     return batch
 
 

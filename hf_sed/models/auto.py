@@ -13,7 +13,8 @@ from importlib import import_module
 
 from transformers import AutoConfig, AutoFeatureExtractor, PreTrainedConfig
 
-from .front_ends import front_end_dict, front_end_settings, mel_frames
+from .encoders import Encoder
+from .front_ends import front_end_dict
 
 TASK = "sound-event-detection"
 
@@ -63,7 +64,7 @@ class EncoderConfig(SedPreTrainedConfig):
 
     def num_frames(self, num_samples):
         """Output frames of a clip of ``num_samples`` samples; works on ints and integer tensors."""
-        return self.feature_frames(mel_frames(front_end_settings(self.front_end), num_samples))
+        return Encoder(self).num_frames(num_samples)
 
 
 def _load(folder: str, kind: str, name: str):

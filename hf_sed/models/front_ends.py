@@ -29,6 +29,8 @@ import torch
 from torch import nn
 from transformers.audio_utils import mel_filter_bank
 
+from .masks import length_mask
+
 
 @dataclass(frozen=True)
 class FrontEndSettings:
@@ -214,7 +216,7 @@ class MelFrontEnd(nn.Module):
                     f"a clip of {samples} samples is shorter than one frame of the front end ({s.win_length} samples)."
                 )
             if lengths is not None:
-                x = x * (torch.arange(samples, device=x.device) < lengths[:, None])
+                x = x * length_mask(lengths, samples)
             own = lengths
             if s.waveform_preemphasis:
                 x = x[:, 1:] - s.waveform_preemphasis * x[:, :-1]
@@ -263,7 +265,7 @@ class MelFrontEnd(nn.Module):
 
     def frame_mask(self, lengths: torch.Tensor, num_frames: int) -> torch.Tensor:
         """Boolean (B, ``num_frames``): true for the frames of clips of ``lengths`` samples."""
-        return torch.arange(num_frames, device=lengths.device) < self.num_frames(lengths)[:, None]
+        return length_mask(self.num_frames(lengths), num_frames)
 
     def _frame_mask(self, mel: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         return self.frame_mask(lengths, mel.shape[1])[..., None]

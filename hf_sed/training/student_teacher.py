@@ -20,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from transformers.utils import ModelOutput
 
+from ..models.masks import length_mask
 from ..models.sed.loss_sed import strong_bce, weak_bce
 from ..models.sed.modeling_sed import SedForAudioFrameClassification, SedOutput, Spectrograms
 from .augmentation import AugmentationChain
@@ -204,7 +205,7 @@ class StudentTeacher(nn.Module):
         elif plan.mixed:
             mask = None
             if clean.lengths is not None:
-                mask = torch.arange(clean.samples, device=input_values.device) < plan.lengths(clean.lengths)[:, None]
+                mask = length_mask(plan.lengths(clean.lengths), clean.samples)
             mixed = model.spectrograms(plan.mix(input_values), mask)
 
         of_teacher = (mixed if s.teacher_sees_mixed else clean) if s.uses_teacher else None

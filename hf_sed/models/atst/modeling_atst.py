@@ -8,6 +8,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import can_return_tuple
 
+from ..masks import length_mask
 from ..vit import VitLayer, VitPreTrainedModel, additive_mask, in_windows, position_window
 from .configuration_atst import AtstConfig
 
@@ -65,7 +66,7 @@ class AtstModel(AtstPreTrainedModel):
         valid = None
         if attention_mask is not None:
             lengths = attention_mask.sum(1) // patch
-            valid = torch.arange(frames, device=x.device) < lengths[:, None]
+            valid = length_mask(lengths, frames)
         x, valid, joined = in_windows(x, valid, config.max_frames, config.long_clips)
         x = self.dropout(x + position_window(self.position_embeddings, x.shape[1], valid))
         mask = additive_mask(valid, x.dtype)

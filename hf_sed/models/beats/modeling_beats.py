@@ -12,6 +12,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import can_return_tuple
 
 from ..initialization import EncoderPreTrainedModel
+from ..masks import length_mask
 from ..vit import additive_mask, attend
 from .configuration_beats import BeatsConfig
 
@@ -127,7 +128,7 @@ class BeatsModel(BeatsPreTrainedModel):
         valid = None
         if attention_mask is not None:
             lengths = attention_mask.sum(1) // config.patch_size * config.bands
-            valid = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
+            valid = length_mask(lengths, x.shape[1])
             x = x * valid[..., None]
         local = self.conv_positions(x.transpose(1, 2))[..., : x.shape[1]]
         x = self.dropout(self.norm(x + nn.functional.gelu(local).transpose(1, 2)))

@@ -8,6 +8,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import can_return_tuple
 
 from ..initialization import EncoderPreTrainedModel
+from ..masks import length_mask
 from .configuration_crnn import CrnnConfig
 
 
@@ -87,13 +88,13 @@ class CrnnModel(CrnnPreTrainedModel):
         lengths = None if attention_mask is None else attention_mask.sum(1)
         maps = []
         for block, (pool, _) in zip(self.blocks, self.config.pooling, strict=True):
-            mask = None if lengths is None else torch.arange(x.shape[2], device=x.device) < lengths[:, None]
+            mask = None if lengths is None else length_mask(lengths, x.shape[2])
             x = block(x, mask)
             lengths = None if lengths is None else lengths // pool
             maps.append(x)
         batch, channels, frames, bins = x.shape
         hidden = x.permute(0, 2, 1, 3).reshape(batch, frames, channels * bins)
         if lengths is not None:
-            hidden = hidden * (torch.arange(frames, device=x.device) < lengths[:, None])[..., None]
+            hidden = hidden * length_mask(lengths, frames)[..., None]
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         return BaseModelOutput(last_hidden_state=hidden, hidden_states=tuple(maps) if wanted else None)

@@ -9,6 +9,7 @@ from transformers.utils import can_return_tuple
 
 from ..crnn.modeling_crnn import MaskedBatchNorm2d
 from ..initialization import EncoderPreTrainedModel
+from ..masks import length_mask
 from .configuration_frame_mobilenet import FrameMobilenetConfig, scaled
 
 _ACTIVATIONS = {"relu": nn.functional.relu, "hardswish": nn.functional.hardswish, None: lambda x: x}
@@ -119,7 +120,7 @@ class FrameMobilenetModel(FrameMobilenetPreTrainedModel):
             if lengths is None:
                 return None
             lengths = -(-lengths // stride)
-            return torch.arange(-(-frames // stride), device=x.device) < lengths[:, None]
+            return length_mask(lengths, -(-frames // stride))
 
         if attention_mask is not None:
             x = x * attention_mask[:, None, :, None]

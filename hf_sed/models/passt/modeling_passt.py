@@ -8,6 +8,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import can_return_tuple
 
+from ..masks import length_mask
 from ..vit import VitLayer, VitPreTrainedModel, additive_mask, in_windows, position_window
 from .configuration_passt import PasstConfig
 
@@ -70,7 +71,7 @@ class PasstModel(PasstPreTrainedModel):
             x = nn.functional.gelu(conv(x))
             if lengths is not None:
                 lengths = -(-lengths // stride)
-                valid = torch.arange(x.shape[3], device=x.device) < lengths[:, None]
+                valid = length_mask(lengths, x.shape[3])
                 x = x * valid[:, None, None, :]
         x = x.flatten(1, 2).unflatten(1, (-1, bins))
         x = self.patch_embedding(nn.functional.pad(x, (0, config.patch_frames - 1))).squeeze(2).transpose(1, 2)

@@ -16,6 +16,7 @@ from ..crnn.configuration_crnn import CrnnConfig
 from ..encoders import FOR_DETECTION, at_least_one, build_encoder, to_frames, without_unused
 from ..front_ends import build_front_end
 from ..initialization import init_like_torch
+from ..masks import length_mask
 from .configuration_sed import SedConfig
 from .loss_sed import strong_bce, weak_bce
 
@@ -160,7 +161,7 @@ class SedModel(SedPreTrainedModel):
         if lengths is not None:
             own = at_least_one(self.config.num_frames(lengths))
             own_encoded = at_least_one(encoder.num_frames(lengths))
-            frame_mask = torch.arange(frames, device=encoded.device) < own[:, None]
+            frame_mask = length_mask(own, frames)
         if frames != encoded.shape[1] or (own is not None and bool((own != own_encoded).any())):
             encoded = to_frames(encoded, frames, own_encoded, own)
         if frame_mask is not None:
