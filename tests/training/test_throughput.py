@@ -12,6 +12,8 @@ from tests.models.encoders import tiny_encoders
 from tests.training.helpers import assert_same, state
 from tests.training.test_student_teacher import make_batch, settings
 
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+
 
 def transformer(**changes):
     torch.manual_seed(0)
@@ -125,7 +127,7 @@ def test_the_front_end_runs_once_a_step(make_detector):
     assert len(calls) == 1
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@needs_compiler
 def test_a_compiled_encoder_gives_the_same_losses(make_trainer):
     """Student and teacher share the compiled encoder, whose weights `functional_call` exchanges."""
     losses = []
@@ -141,3 +143,28 @@ def test_a_compiled_encoder_gives_the_same_losses(make_trainer):
         trainer.train()
         losses.append([log["loss"] for log in trainer.state.log_history if "loss" in log])
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"activation_checkpointing": True},
+        pytest.param({"compile_encoder": True}, marks=needs_compiler),
+        {"bf16": True},
+        {"layer_decay": 0.5, "frozen": [r"model\.backbone\.layers\.0"]},
+    ],
+    ids=str,
+)
+def test_options_go_with_an_adapter_and_resume_exactly(make_trainer, tmp_path, values):
+    transformer().save_pretrained(tmp_path / "base")
+
+    def run(folder, stop, resume=False):
+        torch.manual_seed(0)
+        base = hf_sed.SedForAudioFrameClassification.from_pretrained(tmp_path / "base")
+        trainer = make_trainer(folder, hf_sed.add_lora(base, r=2), max_steps=stop, save_steps=2, **values)
+        trainer.train(resume_from_checkpoint=resume)
+        return state(trainer)
+
+    whole = run("whole", 4)
+    run("parts", 2)
+    assert_same(whole, run("parts", 4, resume=True))
