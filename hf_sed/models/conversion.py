@@ -7,7 +7,7 @@ anything that they hold.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -182,6 +182,22 @@ def _tensors(contents: Any, where: str) -> dict[str, torch.Tensor]:
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0][:200] if lines else type(error).__name__
+
+
+def find_prefix(state: Mapping[str, Any], prefixes: Iterable[str], needed: Iterable[str]) -> str | None:
+    """The first prefix under which a state dict has all the ``needed`` names."""
+    needed = tuple(needed)
+    return next((p for p in prefixes if all(f"{p}{name}" in state for name in needed)), None)
+
+
+def without_prefix(state: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """The tensors whose names start with ``prefix``, under what follows it."""
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
+def count_of(state: Iterable[str], prefix: str) -> int:
+    """Number of parts that are numbered after ``prefix``: "blocks.0.…", "blocks.1.…"."""
+    return 1 + max(int(k.removeprefix(prefix).split(".")[0]) for k in state if k.startswith(prefix))
 
 
 def pretrained_sed(name: str, config, encoder: dict[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> Converted:

@@ -29,6 +29,7 @@ import torch
 from torch import nn
 from transformers.audio_utils import mel_filter_bank
 
+from ..checks import check_choices
 from .masks import length_mask
 
 
@@ -125,15 +126,14 @@ def front_end_settings(value: str | dict | FrontEndSettings) -> FrontEndSettings
     if values.get("log_range") is not None:
         values["log_range"] = tuple(values["log_range"])
     settings = FrontEndSettings(**values)
-    for name, allowed in {
+    choices = {
         "window": ("hamming", "hann", "povey"),
         "mel_scale": ("htk", "slaney", "kaldi"),
         "mel_norm": ("slaney", None),
         "log": ("db", "ln"),
         "scaler": ("minmax", "affine"),
-    }.items():
-        if getattr(settings, name) not in allowed:
-            raise ValueError(f"front_end: {name} {getattr(settings, name)!r}; expected one of {', '.join(allowed)}.")
+    }
+    check_choices(settings, choices, "front_end: ")
     return settings
 
 

@@ -8,10 +8,13 @@ the functions of `transformers.initialization` respect what was loaded.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutput
 
 from .front_ends import MelFrontEnd, analysis_window, mel_filters
 
@@ -41,3 +44,10 @@ class EncoderPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module):
         super()._init_weights(module)
         init_like_torch(module)
+
+    def as_output(
+        self, last_hidden_state: torch.Tensor, states: Iterable[torch.Tensor], output_hidden_states: bool | None
+    ) -> BaseModelOutput:
+        """What an encoder returns; ``states`` only where they are asked for, by the call or else by the config."""
+        wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        return BaseModelOutput(last_hidden_state=last_hidden_state, hidden_states=tuple(states) if wanted else None)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
-from difflib import get_close_matches
 from inspect import signature
 from pathlib import Path
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..checks import did_you_mean
 
 _SAVED_WHOLE = ("cnn_branch", "merge", "sequence_model", "strong_head", "attention_head", "weak_head")
 """Parts that learn fully and are saved with the adapter."""
@@ -47,8 +48,7 @@ def check_lora(values: Mapping) -> None:
     known = [*own, *(f.name for f in fields(LoraConfig) if f.init and f.name not in ("lora_alpha", "lora_dropout"))]
     for key in values:
         if key not in known:
-            near = get_close_matches(str(key), known, n=1, cutoff=0.5)
-            raise ValueError(f"lora: no setting {key!r}" + (f"; did you mean {near[0]!r}?" if near else "."))
+            raise ValueError(f"lora: no setting {key!r}; {did_you_mean(key, known)}")
 
 
 def add_lora(

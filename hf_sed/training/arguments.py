@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers import TrainingArguments
 
+from ..checks import check_choices
 from .method import MethodSettings
 
 
@@ -69,14 +70,11 @@ class SedTrainingArguments(MethodSettings, TrainingArguments):
         self.resolve_preset()
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False
-        if self.learning_rate_schedule not in ("ramp", "transformers"):
-            raise ValueError(
-                f"learning_rate_schedule {self.learning_rate_schedule!r}; expected 'ramp' or 'transformers'."
-            )
-        if self.float32_matmul_precision not in (None, "highest", "high", "medium"):
-            raise ValueError(
-                f"float32_matmul_precision {self.float32_matmul_precision!r}; expected 'highest', 'high' or 'medium'."
-            )
+        choices = {
+            "learning_rate_schedule": ("ramp", "transformers"),
+            "float32_matmul_precision": (None, "highest", "high", "medium"),
+        }
+        check_choices(self, choices)
         if self.remove_unused_columns:
             raise ValueError(
                 "remove_unused_columns must stay False: the batches hold targets and masks that no model's forward names."

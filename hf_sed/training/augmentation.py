@@ -14,11 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import nn
+
+from ..checks import check_choices, did_you_mean
+from ..models.masks import length_mask
 
 if TYPE_CHECKING:
     from ..models.sed.configuration_sed import SedConfig
@@ -48,13 +50,7 @@ class Augmentation:
     def __post_init__(self):
         if not 0 <= self.probability <= 1:
             raise ValueError(f"probability {self.probability}; expected a number from 0 to 1.")
-        for name, allowed in {
-            "per": ("clip", "group"),
-            "inputs": ("all", *INPUTS),
-            "teacher": ("clean", "same", "own"),
-        }.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} {getattr(self, name)!r}; expected one of {', '.join(allowed)}.")
+        check_choices(self, {"per": ("clip", "group"), "inputs": ("all", *INPUTS), "teacher": ("clean", "same", "own")})
 
     def draw(self, size: int) -> torch.Tensor:
         """Random numbers (``size``, …) that say what `apply` does."""
@@ -94,8 +90,7 @@ class FilterAugment(Augmentation):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.kind not in ("linear", "step"):
-            raise ValueError(f"kind {self.kind!r}; expected 'linear' or 'step'.")
+        check_choices(self, {"kind": ("linear", "step")})
         if not 1 <= self.bands[0] <= self.bands[1] or self.bands[1] * self.min_width > 1:
             raise ValueError(f"bands {tuple(self.bands)} of at least {self.min_width} do not fit side by side.")
 
@@ -238,9 +233,7 @@ def build_augmentation(values: Mapping) -> Augmentation | TimeShift:
     known = [f.name for f in fields(kind)]
     for key in values:
         if key not in known:
-            near = get_close_matches(str(key), known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}."
-            raise ValueError(f"augmentation {name}: no setting {key!r}; {hint}")
+            raise ValueError(f"augmentation {name}: no setting {key!r}; {did_you_mean(key, known)}")
     try:
         return kind(**values)
     except (ValueError, TypeError) as error:
@@ -351,4 +344,4 @@ def _within(at: torch.Tensor, stretches: torch.Tensor) -> torch.Tensor:
 def _rolled(size: int, own: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
     """Index (B, ``size``) that rolls each row's first ``own`` places by ``by`` and leaves the rest."""
     place = torch.arange(size, device=own.device).expand(len(own), -1)
-    return torch.where(place < own[:, None], (place - by[:, None]) % own[:, None], place)
+    return torch.where(length_mask(own, size), (place - by[:, None]) % own[:, None], place)

@@ -9,8 +9,8 @@ from functools import partial
 import torch
 from torch import nn
 
-ENCODER = "model.backbone."
-"""Start of the names of the encoder's parameters in a detector."""
+ENCODER = "model.backbone"
+"""Where a detector has its encoder."""
 
 
 def learning_rates(
@@ -45,7 +45,7 @@ def encoder_depths(detector: nn.Module) -> dict[str, int]:
     N; what runs after them (a final norm) has 0, what runs before them or is no module of its own (patch and position embeddings)
     N + 1.
     """
-    encoder = detector.get_submodule(ENCODER.rstrip("."))
+    encoder = detector.get_submodule(ENCODER)
     lists = [(n, m) for n, m in encoder.named_modules() if isinstance(m, nn.ModuleList)]
     if not lists:
         raise ValueError(f"layer_decay: {type(encoder).__name__} has no list of layers; leave layer_decay at 1.")
@@ -59,7 +59,7 @@ def encoder_depths(detector: nn.Module) -> dict[str, int]:
         else:
             called = order.get(name.rpartition(".")[0], 0)  # 0: the encoder itself, whose call begins before all others
             depth = 0 if called > last else len(layers) + 1
-        depths[ENCODER + name] = depth
+        depths[f"{ENCODER}.{name}"] = depth
     return depths
 
 

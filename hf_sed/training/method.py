@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 
+from ..checks import check_choices
 from .augmentation import build_augmentation
 
 PRESETS: dict[str, dict] = {
@@ -89,20 +90,18 @@ class MethodSettings:
 
     def resolve_preset(self) -> None:
         """Fill what is None from the preset and check every choice. Raises ValueError naming the setting."""
-        if self.preset not in PRESETS:
-            raise ValueError(f"preset {self.preset!r}; expected one of {', '.join(PRESETS)}.")
+        check_choices(self, {"preset": tuple(PRESETS)})
         for name, default in _DEFAULTS.items():
             if getattr(self, name) is None:
                 setattr(self, name, PRESETS[self.preset].get(name, default))
-        for name, allowed in {
+        choices = {
             "mixup_domain": ("spectrogram", "waveform"),
             "mixup_per": ("clip", "group"),
             "mixup_labels": ("soft", "hard"),
             "contrastive_layer": ("sequence", "backbone"),
             "evaluate_with": ("teacher", "student"),
-        }.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} {getattr(self, name)!r}; expected one of {', '.join(allowed)}.")
+        }
+        check_choices(self, choices)
         self.augmentation = [json.loads(a) if isinstance(a, str) else a for a in self.augmentation]
         for augmentation in self.augmentation:
             build_augmentation(augmentation)

@@ -36,12 +36,12 @@ def start_alike(accelerator: Accelerator, learner: StudentTeacher, seed: int | N
             set_seed(seed, device_specific=True)
 
 
-def loss_shares(accelerator: Accelerator, masks: Sequence[torch.Tensor]) -> torch.Tensor | None:
-    """Factor for each of ``masks``, the (B,) weights over which a loss of this process is a mean: the mean over processes
-    of the losses times their factors is the mean over the global batch. None on one process."""
+def loss_shares(accelerator: Accelerator, strong_mask: torch.Tensor, weak_mask: torch.Tensor) -> torch.Tensor | None:
+    """Factors (3,) for this process's means over its strong, its weak (masks (B,)) and all its clips: the mean over processes of
+    the means times their factors is the mean over the global batch. None on one process."""
     if accelerator.num_processes == 1:
         return None
-    counts = torch.stack([mask.float().sum() for mask in masks])
+    counts = torch.stack([strong_mask.sum(), weak_mask.sum(), strong_mask.new_tensor(len(strong_mask))])
     return accelerator.num_processes * counts / accelerator.reduce(counts, "sum").clamp(min=1e-7)
 
 

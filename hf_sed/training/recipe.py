@@ -23,13 +23,13 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 from accelerate import PartialState
 
+from ..checks import did_you_mean
 from .adapters import add_lora, check_lora, load_merged
 from .arguments import SedTrainingArguments
 from .method import PRESETS
@@ -53,9 +53,7 @@ def check_keys(values: Any, known: Sequence[str], where: str) -> None:
         raise RecipeError(f"{where}: expected keys and values, found {type(values).__name__}.")
     for key in values:
         if key not in known:
-            near = get_close_matches(str(key), known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"the known keys are {', '.join(known)}."
-            raise RecipeError(f"{where}: unknown key {key!r}; {hint}")
+            raise RecipeError(f"{where}: unknown key {key!r}; {did_you_mean(key, known)}")
 
 
 def _names(cls) -> list[str]:

@@ -186,11 +186,10 @@ class SedTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The step's loss; its terms are collected for the log."""
         inputs = {k: v for k, v in inputs.items() if k != "clip_number"}
-        masks = (inputs["strong_mask"], inputs["weak_mask"], torch.ones_like(inputs["weak_mask"]))
         output = model(
             **inputs,
             ramp=exponential_ramp(self.state.global_step, self.args.ramp_steps),
-            shares=loss_shares(self.accelerator, masks),
+            shares=loss_shares(self.accelerator, inputs["strong_mask"], inputs["weak_mask"]),
         )
         for name, value in output.terms.items():
             self._term_sums[name] = self._term_sums.get(name, 0.0) + value

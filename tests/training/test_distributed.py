@@ -1,10 +1,7 @@
 """Several processes on one machine, over gloo."""
 
 import json
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,12 +12,11 @@ from safetensors.torch import load_file
 
 from hf_sed.data.batches import QuotaBatchSampler
 from hf_sed.training.checkpoints import last_complete_checkpoint, written_by
-from tests.training.helpers import assert_same
+from tests.training.helpers import ROOT, assert_same, run_python
 from tests.training.train_script import equal_run
 
 SCRIPT = Path(__file__).with_name("evaluate_script.py")
 TRAIN_SCRIPT = Path(__file__).with_name("train_script.py")
-ROOT = SCRIPT.parents[2]
 
 
 def accelerate_launch(*arguments, config="multi_cpu.yaml"):
@@ -28,31 +24,22 @@ def accelerate_launch(*arguments, config="multi_cpu.yaml"):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--config_file",
-        str(ROOT / "recipes/accelerate" / config),
-    ]
-    command += ["--num_processes", "2", "--main_process_port", str(port), *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    launch = ["-m", "accelerate.commands.launch", "--config_file", ROOT / "recipes/accelerate" / config]
+    return run_python(*launch, "--num_processes", "2", "--main_process_port", port, *arguments)
 
 
 def test_two_processes_evaluate_to_the_value_of_one(saved_detector, scenes, tmp_path):
     """Five clips in batches of two: the processes get unequal shares, and the sampler repeats clips to fill them up."""
     data = DatasetDict({"validation": scenes["validation"].select(range(5))})
     data.save_to_disk(tmp_path / "scenes")
-    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[2])}
     results = {}
     for processes in (1, 2):
         output = tmp_path / f"{processes}"
-        launch = [sys.executable]
+        launch = []
         if processes > 1:
-            launch += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-        command = [*launch, str(SCRIPT), str(saved_detector), str(tmp_path / "scenes"), str(output)]
-        subprocess.run(command, check=True, env=environment, capture_output=True, timeout=300)
+            launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes]
+        done = run_python(*launch, SCRIPT, saved_detector, tmp_path / "scenes", output)
+        assert done.returncode == 0, done.stderr[-3000:]
         results[processes] = [json.loads((output / f"rank{i}.json").read_text()) for i in range(processes)]
     (one,), two = results[1], results[2]
     assert [r.pop("processes") for r in two] == [2, 2]
@@ -140,11 +127,8 @@ def test_a_launch_that_starts_one_process_instead_of_two_says_so(two_processes, 
         "training": {"preset": "supervised", "max_steps": 1, "batch_quotas": {"strong": 2, "weak": 2}},
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*launch, str(ROOT / "recipes/train.py"), str(tmp_path / "recipe.yaml")], env=environment, capture_output=True, text=True, timeout=300
-    )  # fmt: skip
+    launch = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2")
+    done = run_python(*launch, ROOT / "recipes/train.py", tmp_path / "recipe.yaml")
     assert "asked for several processes but started only this one" in done.stderr
     assert "recipes/accelerate/multi_cpu.yaml" in done.stderr
 
@@ -180,9 +164,7 @@ def test_a_recipe_runs_on_two_processes_and_resumes_on_one(tmp_path):
     assert len(list((tmp_path / "cache").glob("*.arrow"))) == 4
 
     (tmp_path / "run" / "stage2" / "results.json").unlink()
-    launch = [sys.executable, *map(str, command), "--resume", "--set", "max_steps=3"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(launch, env=environment, capture_output=True, text=True, timeout=300)
+    done = run_python(*command, "--resume", "--set", "max_steps=3")
     assert done.returncode == 0, done.stderr[-3000:]
     assert "was written by 2 process(es) and is resumed by 1" in done.stderr
     record = json.loads((tmp_path / "run" / "stage2" / "results.json").read_text())

@@ -1,10 +1,7 @@
 """Stop a run, lose its machine, resume it: the same result."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +9,7 @@ from safetensors.torch import load_file
 
 from hf_sed.training.checkpoints import MANIFEST, last_complete_checkpoint, seal, unseal, what_is_missing, written_by
 from hf_sed.training.trainer import TRAINING_STATE
-from tests.training.helpers import assert_same, state
+from tests.training.helpers import assert_same, run_python, state
 
 SCRIPT = Path(__file__).with_name("killed_script.py")
 
@@ -40,9 +37,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_weights(scenes,
     scenes.save_to_disk(tmp_path / "scenes")
 
     def run(folder, seed):
-        command = [sys.executable, str(SCRIPT), str(tmp_path / "scenes"), str(tmp_path / folder), str(seed)]
-        environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[2]), "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+        done = run_python(SCRIPT, tmp_path / "scenes", tmp_path / folder, seed)
         assert done.returncode == 0, done.stderr[-3000:]
         return json.loads(done.stdout.splitlines()[-1]), done.stderr
 

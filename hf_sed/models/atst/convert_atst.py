@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import torch
 
-from ..conversion import DESED_LABELS, Converted, pretrained_sed
+from ..conversion import DESED_LABELS, Converted, count_of, find_prefix, pretrained_sed, without_prefix
 from ..crnn.configuration_crnn import CrnnConfig
 from ..vit import vit_layer_tensors
 from .configuration_atst import AtstConfig
@@ -23,10 +23,7 @@ _PREFIXES = (
 
 
 def _prefix(state: Mapping[str, torch.Tensor]) -> str | None:
-    for prefix in _PREFIXES:
-        if f"{prefix}patch_embed.patch_embed.weight" in state and f"{prefix}pos_embed" in state:
-            return prefix
-    return None
+    return find_prefix(state, _PREFIXES, ("patch_embed.patch_embed.weight", "pos_embed"))
 
 
 def recognises(state: Mapping[str, torch.Tensor]) -> bool:
@@ -37,7 +34,7 @@ def recognises(state: Mapping[str, torch.Tensor]) -> bool:
 def convert(state: Mapping[str, torch.Tensor]) -> Converted:
     """The encoder, or the detector that the checkpoint holds."""
     prefix = _prefix(state)
-    tensors, config = _encoder({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+    tensors, config = _encoder(without_prefix(state, prefix))
     if prefix == "atst_frame.atst.":
         return _atst_sed(state, tensors, config)
     return pretrained_sed("ATST-Frame", config, tensors, state)
@@ -45,7 +42,7 @@ def convert(state: Mapping[str, torch.Tensor]) -> Converted:
 
 def _encoder(state: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], AtstConfig]:
     size, patch = state["patch_embed.patch_embed.weight"].shape
-    depth = 1 + max(int(k.split(".")[1]) for k in state if k.startswith("blocks."))
+    depth = count_of(state, "blocks.")
     config = AtstConfig(
         hidden_size=size,
         num_hidden_layers=depth,
@@ -73,7 +70,7 @@ def _encoder(state: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor]
 def _atst_sed(state: Mapping[str, torch.Tensor], encoder: dict, config: AtstConfig) -> Converted:
     """ATST-SED: CNN branch, ATST-Frame, merge, BiGRU, attention pooling."""
     tensors = {f"model.backbone.{k}": v for k, v in encoder.items()}
-    blocks = 1 + max(int(k.split(".")[2].removeprefix("conv")) for k in state if k.startswith("cnn.cnn.conv"))
+    blocks = count_of(state, "cnn.cnn.conv")
     filters = [state[f"cnn.cnn.conv{i}.weight"].shape[0] for i in range(blocks)]
     for i in range(blocks):
         parts = {"conv": f"conv{i}", "batch_norm": f"batchnorm{i}", "gate": f"cg{i}.linear"}

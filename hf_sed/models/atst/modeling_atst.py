@@ -74,9 +74,4 @@ class AtstModel(AtstPreTrainedModel):
         for layer in self.layers:
             x = layer(x, mask)
             states.append(x)
-
-        wanted = config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        return BaseModelOutput(
-            last_hidden_state=joined(self.norm(x)),
-            hidden_states=tuple(joined(h) for h in states) if wanted else None,
-        )
+        return self.as_output(joined(self.norm(x)), map(joined, states), output_hidden_states)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ...checks import check_choices
 from ..auto import EncoderConfig
 
 
@@ -38,8 +39,7 @@ class BeatsConfig(EncoderConfig):
     activation_dropout: float | int = 0.0
 
     def __post_init__(self, **kwargs):
-        if self.frames not in ("mean", "tokens"):
-            raise ValueError(f"frames {self.frames!r}; expected 'mean' or 'tokens'.")
+        check_choices(self, {"frames": ("mean", "tokens")})
         super().__post_init__(**kwargs)
 
     @property

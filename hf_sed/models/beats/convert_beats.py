@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..conversion import Converted, pretrained_sed
+from ..conversion import Converted, find_prefix, pretrained_sed, without_prefix
 from .configuration_beats import BeatsConfig
 
 _LAYER = {
@@ -28,10 +28,8 @@ _LAYER = {
 
 
 def _prefix(state: Mapping[str, torch.Tensor]) -> str | None:
-    for prefix in ("model.model.", "model.beats.", ""):
-        if f"{prefix}encoder.layers.0.self_attn.grep_a" in state and f"{prefix}patch_embedding.weight" in state:
-            return prefix
-    return None
+    needed = ("encoder.layers.0.self_attn.grep_a", "patch_embedding.weight")
+    return find_prefix(state, ("model.model.", "model.beats.", ""), needed)
 
 
 def recognises(state: Mapping[str, torch.Tensor]) -> bool:
@@ -42,7 +40,7 @@ def recognises(state: Mapping[str, torch.Tensor]) -> bool:
 def convert(state: Mapping[str, torch.Tensor], settings: Mapping[str, Any] | None = None) -> Converted:
     """The encoder, or PretrainedSED's detector. ``settings``: Microsoft's `cfg`."""
     prefix = _prefix(state)
-    own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    own = without_prefix(state, prefix)
     depth = 1 + max(int(k.split(".")[2]) for k in own if k.startswith("encoder.layers."))
     buckets, heads = own["encoder.layers.0.self_attn.relative_attention_bias.weight"].shape
     settings = settings or {}

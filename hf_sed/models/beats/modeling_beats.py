@@ -140,5 +140,4 @@ class BeatsModel(BeatsPreTrainedModel):
             x = layer(x, positions, mask)
             states.append(x)
         hidden = x if config.frames == "tokens" else x.unflatten(1, (-1, config.bands)).mean(2)
-        wanted = config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        return BaseModelOutput(last_hidden_state=hidden, hidden_states=tuple(states) if wanted else None)
+        return self.as_output(hidden, states, output_hidden_states)

@@ -96,5 +96,4 @@ class CrnnModel(CrnnPreTrainedModel):
         hidden = x.permute(0, 2, 1, 3).reshape(batch, frames, channels * bins)
         if lengths is not None:
             hidden = hidden * length_mask(lengths, frames)[..., None]
-        wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        return BaseModelOutput(last_hidden_state=hidden, hidden_states=tuple(maps) if wanted else None)
+        return self.as_output(hidden, maps, output_hidden_states)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
-from ..conversion import Converted, pretrained_sed
+from ..conversion import Converted, count_of, pretrained_sed
 from .configuration_frame_mobilenet import MOBILENET_BLOCKS, FrameMobilenetConfig, scaled
 
 _PREFIX = "model.frame_mn.features."
@@ -36,8 +36,7 @@ def convert(state: Mapping[str, torch.Tensor]) -> Converted:
     conv_norm(f"{_PREFIX}{len(config.blocks) + 1}", "last")
     for i in range(len(config.blocks)):
         block, parts = f"{_PREFIX}{i + 1}.block", []
-        count = 1 + max(int(k.removeprefix(f"{block}.").split(".")[0]) for k in state if k.startswith(f"{block}."))
-        for j in range(count):
+        for j in range(count_of(state, f"{block}.")):
             parts.append("excite" if f"{block}.{j}.conc_se_layers.0.fc1.weight" in state else "conv")
         names = ["expand", "depthwise", "project"][-parts.count("conv") :]
         for j, part in enumerate(parts):

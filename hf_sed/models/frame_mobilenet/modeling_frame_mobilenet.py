@@ -134,5 +134,4 @@ class FrameMobilenetModel(FrameMobilenetPreTrainedModel):
             mask = out_mask
             maps.append(x)
         hidden = self.last(x, mask).mean(3).transpose(1, 2)
-        wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        return BaseModelOutput(last_hidden_state=hidden, hidden_states=tuple(maps) if wanted else None)
+        return self.as_output(hidden, maps, output_hidden_states)

@@ -6,16 +6,13 @@ from collections.abc import Mapping
 
 import torch
 
-from ..conversion import Converted, pretrained_sed
+from ..conversion import Converted, count_of, find_prefix, pretrained_sed, without_prefix
 from ..vit import vit_layer_tensors
 from .configuration_passt import PasstConfig
 
 
 def _prefix(state: Mapping[str, torch.Tensor]) -> str | None:
-    for prefix in ("model.fpasst.", "model.", ""):
-        if f"{prefix}conv_in_1.weight" in state and f"{prefix}time_new_pos_embed" in state:
-            return prefix
-    return None
+    return find_prefix(state, ("model.fpasst.", "model.", ""), ("conv_in_1.weight", "time_new_pos_embed"))
 
 
 def recognises(state: Mapping[str, torch.Tensor]) -> bool:
@@ -25,9 +22,8 @@ def recognises(state: Mapping[str, torch.Tensor]) -> bool:
 
 def convert(state: Mapping[str, torch.Tensor]) -> Converted:
     """The encoder, or the detector with its heads."""
-    prefix = _prefix(state)
-    own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    depth = 1 + max(int(k.split(".")[1]) for k in own if k.startswith("blocks."))
+    own = without_prefix(state, _prefix(state))
+    depth = count_of(own, "blocks.")
     size = own["norm.weight"].shape[0]
     config = PasstConfig(
         conv_channels=[own[f"conv_in_{i}.weight"].shape[0] for i in (1, 2, 3)],

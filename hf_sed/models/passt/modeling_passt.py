@@ -83,8 +83,5 @@ class PasstModel(PasstPreTrainedModel):
         for layer in self.layers:
             x = layer(x, mask)
             states.append(x)
-        wanted = config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        return BaseModelOutput(
-            last_hidden_state=joined(self.norm(x)[:, 2:]),
-            hidden_states=tuple(joined(h[:, 2:]) for h in states) if wanted else None,
-        )
+        own = (joined(h[:, 2:]) for h in states)  # without the tokens
+        return self.as_output(joined(self.norm(x)[:, 2:]), own, output_hidden_states)

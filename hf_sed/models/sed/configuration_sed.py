@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
+from ...checks import check_choices
 from ..auto import SedPreTrainedConfig
 from ..crnn.configuration_crnn import CrnnConfig
 from ..encoders import Encoder, encoder_of
@@ -87,12 +88,7 @@ class SedConfig(SedPreTrainedConfig):
                 raise ValueError(f"labels {labels!r}: expected a list of distinct class names.")
             kwargs["id2label"] = dict(enumerate(labels))
             kwargs["label2id"] = {label: i for i, label in enumerate(labels)}
-        for name, allowed in {
-            "sequence_model": ("gru", "none"),
-            "pooling": ("attention", "mean", "mean_embedding"),
-        }.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} {getattr(self, name)!r}; expected one of {', '.join(allowed)}.")
+        check_choices(self, {"sequence_model": ("gru", "none"), "pooling": ("attention", "mean", "mean_embedding")})
         super().__post_init__(**kwargs)
         if self.boxes is not None and not {"length"} <= set(self.boxes) <= {"length", "merge_abs", "merge_rel"}:
             raise ValueError(f"boxes {self.boxes}: expected length and, if wanted, merge_abs and merge_rel.")

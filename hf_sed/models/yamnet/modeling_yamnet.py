@@ -9,6 +9,7 @@ from transformers.utils import can_return_tuple
 
 from ..crnn.modeling_crnn import MaskedBatchNorm2d
 from ..initialization import EncoderPreTrainedModel
+from ..masks import length_mask
 from .configuration_yamnet import YamnetConfig
 
 
@@ -92,8 +93,7 @@ class YamnetModel(YamnetPreTrainedModel):
         for layer in self.layers:
             stride = layer.stride
             out_lengths = None if lengths is None else -(-lengths // stride)
-            frames = torch.arange(-(-x.shape[2] // stride), device=x.device)
-            mask = None if lengths is None else frames < out_lengths[:, None]
+            mask = None if lengths is None else length_mask(out_lengths, -(-x.shape[2] // stride))
             # Depthwise convolutions are several times as fast on CPUs with channels last.
             x, lengths = layer(x, lengths, mask).contiguous(memory_format=torch.channels_last), out_lengths
             maps.append(x)
@@ -108,5 +108,4 @@ class YamnetModel(YamnetPreTrainedModel):
         hidden = torch.cat(parts, dim=-1)
         if masks[finest] is not None:
             hidden = hidden * masks[finest][..., None]
-        wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        return BaseModelOutput(last_hidden_state=hidden, hidden_states=tuple(maps) if wanted else None)
+        return self.as_output(hidden, maps, output_hidden_states)
